@@ -1,0 +1,244 @@
+//! Checkers: one claim each, named after the anomaly that breaks it.
+//!
+//! What is claimed is written into a [`Ledger`]: facts that must be there, facts that may be there
+//! (their outcome is unknown), and what was seen. A [`Promise`] says which anomalies the claim allows:
+//! what is allowed is counted as shown, what is not is a verdict.
+
+pub mod duplicated;
+pub mod lost;
+pub mod phantom;
+pub mod stuck;
+pub mod torn;
+
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+/// A named way in which a claim was broken.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Something acknowledged, or due, is not there.
+    Lost,
+    /// Something took effect twice.
+    Duplicated,
+    /// Something is there in part.
+    Torn,
+    /// Something is there that nothing explains.
+    Phantom,
+    /// The system did not finish its work after all faults had ended.
+    Stuck,
+    /// The program panicked.
+    Panicked,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Kind; 6] = [
+        Kind::Lost,
+        Kind::Duplicated,
+        Kind::Torn,
+        Kind::Phantom,
+        Kind::Stuck,
+        Kind::Panicked,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Lost => "lost",
+            Kind::Duplicated => "duplicated",
+            Kind::Torn => "torn",
+            Kind::Phantom => "phantom",
+            Kind::Stuck => "stuck",
+            Kind::Panicked => "panicked",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A broken claim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anomaly {
+    /// Which kind: what shrinking and deduplication compare.
+    pub kind: Kind,
+    /// What is wrong, in one line.
+    pub what: String,
+    /// What led to it, a line each.
+    pub why: Vec<String>,
+}
+
+/// What a run showed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Every claim held.
+    Clean,
+    /// A claim was broken; the first anomaly names the verdict.
+    Broken(Vec<Anomaly>),
+    /// Nothing was committed or compared: the run says nothing.
+    Vacuous(String),
+}
+
+impl Verdict {
+    /// `clean`, `vacuous`, or the kind of the first anomaly.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Verdict::Clean => "clean",
+            Verdict::Vacuous(_) => "vacuous",
+            Verdict::Broken(anomalies) => anomalies[0].kind.name(),
+        }
+    }
+
+    /// The first anomaly, if there is one.
+    pub fn anomaly(&self) -> Option<&Anomaly> {
+        match self {
+            Verdict::Broken(anomalies) => anomalies.first(),
+            _ => None,
+        }
+    }
+}
+
+/// How much of something: how many parts, and what they add up to (or a hash of them).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Amount {
+    /// Parts.
+    pub count: u64,
+    /// Their sum.
+    pub sum: i64,
+}
+
+/// Which anomalies a claim allows.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Promise {
+    /// The kinds that may show.
+    pub allowed: BTreeSet<Kind>,
+}
+
+impl Promise {
+    /// Nothing lost, nothing twice.
+    pub fn exactly_once() -> Self {
+        Promise::default()
+    }
+
+    /// Nothing lost.
+    pub fn at_least_once() -> Self {
+        Promise {
+            allowed: [Kind::Duplicated].into(),
+        }
+    }
+
+    /// Nothing twice.
+    pub fn at_most_once() -> Self {
+        Promise {
+            allowed: [Kind::Lost].into(),
+        }
+    }
+}
+
+/// One claim about keyed facts: what must be there, what may be there, and what was seen.
+///
+/// ```
+/// use sim::{Amount, Kind, Ledger, Promise};
+///
+/// let one = Amount { count: 1, sum: 0 };
+/// let mut ledger = Ledger::new("keys", Promise::exactly_once());
+/// ledger.must("a", one);
+/// ledger.must("b", one);
+/// ledger.may("c", one);
+/// ledger.saw("a", one);
+/// let (anomalies, _) = ledger.check();
+/// assert_eq!(anomalies[0].kind, Kind::Lost);
+/// assert_eq!(anomalies[0].what, "keys: b is missing");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    pub(crate) claim: String,
+    promise: Promise,
+    pub(crate) must: BTreeMap<String, Amount>,
+    pub(crate) may: BTreeMap<String, Amount>,
+    pub(crate) seen: BTreeMap<String, Vec<Amount>>,
+    found: Vec<Anomaly>,
+}
+
+impl Ledger {
+    /// An empty ledger for the claim that is called `claim`.
+    pub fn new(claim: &str, promise: Promise) -> Self {
+        Ledger {
+            claim: claim.to_owned(),
+            promise,
+            must: BTreeMap::new(),
+            may: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            found: Vec::new(),
+        }
+    }
+
+    /// This must be seen.
+    pub fn must(&mut self, key: impl Into<String>, amount: Amount) {
+        self.must.insert(key.into(), amount);
+    }
+
+    /// This may be seen: its outcome is unknown.
+    pub fn may(&mut self, key: impl Into<String>, amount: Amount) {
+        self.may.insert(key.into(), amount);
+    }
+
+    /// This was seen.
+    pub fn saw(&mut self, key: impl Into<String>, amount: Amount) {
+        self.seen.entry(key.into()).or_default().push(amount);
+    }
+
+    /// The reader itself found something wrong.
+    pub fn found(&mut self, kind: Kind, what: impl Into<String>) {
+        self.found.push(Anomaly {
+            kind,
+            what: format!("{}: {}", self.claim, what.into()),
+            why: Vec::new(),
+        });
+    }
+
+    /// How many facts were compared.
+    pub fn compared(&self) -> u64 {
+        (self.must.len() + self.seen.values().map(Vec::len).sum::<usize>()) as u64
+    }
+
+    /// The anomalies that the promise does not allow, and how many of each kind it allows were shown.
+    pub fn check(&self) -> (Vec<Anomaly>, BTreeMap<Kind, u64>) {
+        let mut all = self.found.clone();
+        all.extend(duplicated::check(self));
+        all.extend(lost::check(self));
+        all.extend(torn::check(self));
+        all.extend(phantom::check(self));
+        let mut shown = BTreeMap::new();
+        all.retain(|anomaly| {
+            let allowed = self.promise.allowed.contains(&anomaly.kind);
+            if allowed {
+                *shown.entry(anomaly.kind).or_default() += 1;
+            }
+            !allowed
+        });
+        (all, shown)
+    }
+
+    pub(crate) fn expected(&self, key: &str) -> Option<&Amount> {
+        self.must.get(key).or_else(|| self.may.get(key))
+    }
+
+    pub(crate) fn anomaly(&self, kind: Kind, what: String) -> Anomaly {
+        Anomaly {
+            kind,
+            what: format!("{}: {what}", self.claim),
+            why: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! Page cache, platter and directory of one node's disk: pure, without time.
+
+use super::Damage;
+use crate::{fault::DiskOp, seed::Stream};
+use bytes::Bytes;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+const PAGE: usize = 4096;
+const SECTOR: usize = 512;
+
+pub(super) const READ_ERROR: &str = "the disk could not read";
+pub(super) const WRITE_ERROR: &str = "the disk could not write";
+pub(super) const SYNC_ERROR: &str = "the disk could not sync";
+pub(super) const NO_SPACE: &str = "no space left on the disk";
+
+/// Which file, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct InodeId(u64);
+
+#[derive(Default)]
+struct Inode {
+    cache: Vec<u8>,
+    platter: Vec<u8>,
+    /// Pages of the cache that are newer than the platter, as far as the kernel knows, each with
+    /// the number of the write that changed it last.
+    dirty: BTreeMap<usize, u64>,
+    writes: u64,
+}
+
+/// A change of a directory that is not durable yet.
+enum Entry {
+    Created(String, InodeId),
+    Renamed(String, String, InodeId),
+    Removed(String),
+}
+
+pub(super) struct Volume {
+    inodes: BTreeMap<InodeId, Inode>,
+    next: u64,
+    /// What programs see.
+    names: BTreeMap<String, InodeId>,
+    /// What a power loss leaves for certain.
+    durable: BTreeMap<String, InodeId>,
+    pending: Vec<Entry>,
+    failing: BTreeMap<DiskOp, u64>,
+    pub full: bool,
+    pub slow: u64,
+    draws: Stream,
+}
+
+/// A sync that has begun: what it will make durable.
+pub(super) struct Sync {
+    pages: BTreeMap<usize, u64>,
+    len: usize,
+    /// The bytes of those pages as they were when the sync began.
+    copies: Vec<(usize, Vec<u8>)>,
+}
+
+impl Volume {
+    pub fn new(draws: Stream) -> Self {
+        Volume {
+            inodes: BTreeMap::new(),
+            next: 0,
+            names: BTreeMap::new(),
+            durable: BTreeMap::new(),
+            pending: Vec::new(),
+            failing: BTreeMap::new(),
+            full: false,
+            slow: 1,
+            draws,
+        }
+    }
+
+    pub fn latency_us(&mut self, mean_us: u64) -> u64 {
+        (mean_us / 2 + self.draws.below(mean_us.max(1))) * self.slow
+    }
+
+    pub fn fail_next(&mut self, op: DiskOp, times: u64) {
+        *self.failing.entry(op).or_default() += times;
+    }
+
+    pub fn heal(&mut self) {
+        self.failing.clear();
+        self.full = false;
+        self.slow = 1;
+    }
+
+    pub fn open(&mut self, path: &str) -> io::Result<InodeId> {
+        if let Some(inode) = self.names.get(path) {
+            return Ok(*inode);
+        }
+        self.check(DiskOp::Write)?;
+        if self.full {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, NO_SPACE));
+        }
+        let inode = InodeId(self.next);
+        self.next += 1;
+        self.inodes.insert(inode, Inode::default());
+        self.names.insert(path.to_owned(), inode);
+        self.pending.push(Entry::Created(path.to_owned(), inode));
+        Ok(inode)
+    }
+
+    pub fn list(&self, directory: &str) -> Vec<String> {
+        let names = self.names.keys().filter(|path| parent(path) == directory);
+        let prefix = if directory.is_empty() { 0 } else { directory.len() + 1 };
+        names.map(|path| path[prefix..].to_owned()).collect()
+    }
+
+    pub fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        self.check(DiskOp::Write)?;
+        let inode = self.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        self.names.insert(to.to_owned(), inode);
+        self.pending.push(Entry::Renamed(from.to_owned(), to.to_owned(), inode));
+        Ok(())
+    }
+
+    pub fn remove(&mut self, path: &str) -> io::Result<()> {
+        self.check(DiskOp::Write)?;
+        self.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
+        self.pending.push(Entry::Removed(path.to_owned()));
+        Ok(())
+    }
+
+    pub fn sync_dir(&mut self, directory: &str) -> io::Result<()> {
+        self.check(DiskOp::Sync)?;
+        let (now, later): (Vec<_>, Vec<_>) = (std::mem::take(&mut self.pending).into_iter())
+            .partition(|entry| parent(entry.path()) == directory);
+        self.pending = later;
+        for entry in now {
+            entry.apply(&mut self.durable);
+        }
+        Ok(())
+    }
+
+    pub fn len(&mut self, inode: InodeId) -> io::Result<u64> {
+        Ok(self.inode(inode)?.cache.len() as u64)
+    }
+
+    pub fn read_at(&mut self, inode: InodeId, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.check(DiskOp::Read)?;
+        let cache = &self.inode(inode)?.cache;
+        let from = (offset as usize).min(cache.len());
+        let to = from.saturating_add(len).min(cache.len());
+        Ok(Bytes::copy_from_slice(&cache[from..to]))
+    }
+
+    pub fn write_at(&mut self, inode: InodeId, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let offset = offset as usize;
+        let grows = offset + bytes.len() > self.inode(inode)?.cache.len();
+        assert!(offset <= self.inode(inode)?.cache.len(), "a write past the end");
+        let failed = if self.full && grows {
+            Err(io::Error::new(io::ErrorKind::StorageFull, NO_SPACE))
+        } else {
+            self.check(DiskOp::Write)
+        };
+        // A write that fails may have written a part.
+        let len = match failed {
+            Ok(()) => bytes.len(),
+            Err(_) => self.draws.below(bytes.len() as u64 + 1) as usize,
+        };
+        self.inode(inode)?.write(offset, &bytes[..len]);
+        failed
+    }
+
+    pub fn truncate(&mut self, inode: InodeId, len: u64) -> io::Result<()> {
+        self.check(DiskOp::Write)?;
+        self.inode(inode)?.truncate(len as usize);
+        Ok(())
+    }
+
+    pub fn begin_sync(&mut self, inode: InodeId) -> io::Result<Sync> {
+        let inode = self.inode(inode)?;
+        let pages = inode.dirty.clone();
+        let len = inode.cache.len();
+        let copies = (pages.keys())
+            .map(|page| {
+                let (from, to) = (page * PAGE, ((page + 1) * PAGE).min(len));
+                (*page, inode.cache[from.min(len)..to].to_vec())
+            })
+            .collect();
+        Ok(Sync { pages, len, copies })
+    }
+
+    pub fn end_sync(&mut self, inode: InodeId, sync: Sync) -> io::Result<()> {
+        let result = self.check(DiskOp::Sync);
+        // What was written while the sync ran stays dirty.
+        let dirty = &mut self.inode(inode)?.dirty;
+        dirty.retain(|page, write| sync.pages.get(page) != Some(write));
+        match result {
+            Ok(()) => {
+                self.inode(inode)?.store(sync.len, &sync.copies);
+                Ok(())
+            }
+            Err(error) => {
+                // In doubt: each page did or did not get there, and the kernel calls all of them clean.
+                let Sync { pages, len, copies } = sync;
+                let kept: Vec<_> = (pages.iter().zip(copies))
+                    .filter(|_| self.draws.chance(500))
+                    .map(|(_, copy)| copy)
+                    .collect();
+                let len_kept = self.draws.chance(500);
+                let inode = self.inode(inode)?;
+                let len = if len_kept { len } else { inode.platter.len() };
+                inode.store(len, &kept);
+                Err(error)
+            }
+        }
+    }
+
+    /// Leaves what reached the platter, and shows it to whoever comes next.
+    pub fn power_loss(&mut self) -> Damage {
+        let mut damage = Damage::default();
+        for entry in std::mem::take(&mut self.pending) {
+            if self.draws.chance(500) {
+                entry.apply(&mut self.durable);
+            } else {
+                damage.entries_lost += 1;
+            }
+        }
+        for inode in self.inodes.values_mut() {
+            inode.power_loss(&mut self.draws, &mut damage);
+        }
+        self.names = self.durable.clone();
+        let named: BTreeSet<InodeId> = self.names.values().copied().collect();
+        self.inodes.retain(|inode, _| named.contains(inode));
+        damage
+    }
+
+    fn inode(&mut self, inode: InodeId) -> io::Result<&mut Inode> {
+        self.inodes.get_mut(&inode).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn check(&mut self, op: DiskOp) -> io::Result<()> {
+        match self.failing.get_mut(&op) {
+            Some(times) if *times > 0 => {
+                *times -= 1;
+                Err(io::Error::other(match op {
+                    DiskOp::Read => READ_ERROR,
+                    DiskOp::Write => WRITE_ERROR,
+                    DiskOp::Sync => SYNC_ERROR,
+                }))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Inode {
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset + bytes.len();
+        if end > self.cache.len() {
+            self.cache.resize(end, 0);
+        }
+        self.cache[offset..end].copy_from_slice(bytes);
+        if !bytes.is_empty() {
+            self.touch(offset / PAGE, (end - 1) / PAGE);
+        }
+    }
+
+    fn truncate(&mut self, len: usize) {
+        let old = self.cache.len();
+        self.cache.resize(len, 0);
+        self.dirty.retain(|page, _| page * PAGE < len);
+        // The page in which the file now ends has changed; a length alone is no page.
+        if len > 0 && old != len {
+            self.touch(old.min(len - 1) / PAGE, (len - 1) / PAGE);
+        }
+    }
+
+    fn touch(&mut self, first: usize, last: usize) {
+        self.writes += 1;
+        let write = self.writes;
+        self.dirty.extend((first..=last).map(|page| (page, write)));
+    }
+
+    /// Moves copies of pages, and a length, to the platter.
+    fn store(&mut self, len: usize, copies: &[(usize, Vec<u8>)]) {
+        self.platter.resize(len, 0);
+        for (page, copy) in copies {
+            let from = (page * PAGE).min(len);
+            let to = (from + copy.len()).min(len);
+            self.platter[from..to].copy_from_slice(&copy[..to - from]);
+        }
+    }
+
+    fn power_loss(&mut self, draws: &mut Stream, damage: &mut Damage) {
+        let len_new = self.cache.len();
+        let mut len = self.platter.len();
+        if len_new != len {
+            if draws.chance(600) {
+                len = len_new;
+            } else {
+                damage.lengths_lost += 1;
+            }
+        }
+        let mut after = self.platter.clone();
+        after.resize(len, 0);
+        for page in self.dirty.keys() {
+            let (from, to) = ((page * PAGE).min(len), ((page + 1) * PAGE).min(len).min(len_new));
+            if from >= to {
+                damage.pages_lost += 1;
+                continue;
+            }
+            match draws.below(3) {
+                0 => damage.pages_lost += 1,
+                1 => {
+                    damage.pages_kept += 1;
+                    after[from..to].copy_from_slice(&self.cache[from..to]);
+                }
+                _ => {
+                    damage.pages_torn += 1;
+                    for sector in (from..to).step_by(SECTOR) {
+                        if draws.chance(500) {
+                            let end = (sector + SECTOR).min(to);
+                            after[sector..end].copy_from_slice(&self.cache[sector..end]);
+                        }
+                    }
+                }
+            }
+        }
+        self.cache = after.clone();
+        self.platter = after;
+        self.dirty.clear();
+    }
+}
+
+impl Entry {
+    fn path(&self) -> &str {
+        match self {
+            Entry::Created(path, _) | Entry::Renamed(_, path, _) | Entry::Removed(path) => path,
+        }
+    }
+
+    fn apply(&self, names: &mut BTreeMap<String, InodeId>) {
+        match self {
+            Entry::Created(path, inode) => drop(names.insert(path.clone(), *inode)),
+            Entry::Renamed(from, to, inode) => {
+                // If the creation of `from` was lost, the rename still names the file.
+                if names.get(from) == Some(inode) {
+                    names.remove(from);
+                }
+                names.insert(to.clone(), *inode);
+            }
+            Entry::Removed(path) => drop(names.remove(path)),
+        }
+    }
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Seed;
+
+    fn volume(seed: u64) -> Volume {
+        Volume::new(Seed(seed).stream("disk", 0))
+    }
+
+    fn sync(volume: &mut Volume, inode: InodeId) -> io::Result<()> {
+        let begun = volume.begin_sync(inode)?;
+        volume.end_sync(inode, begun)
+    }
+
+    #[test]
+    fn what_is_synced_survives_and_the_rest_may_go_any_way() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..200 {
+            let mut volume = volume(seed);
+            let file = volume.open("d/f").unwrap();
+            volume.write_at(file, 0, &[1; 5000]).unwrap();
+            sync(&mut volume, file).unwrap();
+            volume.sync_dir("d").unwrap();
+            volume.write_at(file, 4096, &[2; 4096]).unwrap();
+            volume.power_loss();
+            let file = volume.open("d/f").unwrap();
+            let bytes = volume.read_at(file, 0, 10_000).unwrap();
+            assert_eq!(bytes[..4096], [1; 4096], "the first page was synced");
+            let new = bytes.iter().filter(|byte| **byte == 2).count();
+            seen.insert((bytes.len(), new));
+        }
+        assert!(seen.contains(&(5000, 0)), "length and page lost");
+        assert!(seen.contains(&(8192, 4096)), "both kept");
+        assert!(seen.contains(&(8192, 0)), "a length without its page");
+        assert!(seen.len() > 6, "torn in many ways: {seen:?}");
+    }
+
+    #[test]
+    fn an_entry_lasts_once_its_directory_is_synced() {
+        let mut outcomes = BTreeSet::new();
+        for seed in 0..50 {
+            let mut volume = volume(seed);
+            let file = volume.open("d/new").unwrap();
+            sync(&mut volume, file).unwrap();
+            volume.rename("d/new", "d/name").unwrap();
+            volume.power_loss();
+            outcomes.insert(volume.list("d"));
+        }
+        assert_eq!(outcomes.len(), 3, "lost, created, renamed: {outcomes:?}");
+    }
+
+    #[test]
+    fn a_failed_sync_leaves_doubt_that_a_later_sync_does_not_remove() {
+        let mut outcomes = BTreeSet::new();
+        for seed in 0..50 {
+            let mut volume = volume(seed);
+            let file = volume.open("f").unwrap();
+            volume.sync_dir("").unwrap();
+            volume.write_at(file, 0, b"new").unwrap();
+            volume.fail_next(DiskOp::Sync, 1);
+            sync(&mut volume, file).unwrap_err();
+            sync(&mut volume, file).unwrap();
+            volume.power_loss();
+            let file = volume.open("f").unwrap();
+            outcomes.insert(volume.read_at(file, 0, 3).unwrap().to_vec());
+        }
+        assert!(outcomes.contains(&b"new".to_vec()), "{outcomes:?}");
+        assert!(outcomes.len() > 1, "{outcomes:?}");
+    }
+}

@@ -1,0 +1,281 @@
+//! `Fault`: *when* × *what*. What the world does to a system, and what a system must survive.
+//!
+//! | kind | what it is | who can tell |
+//! |---|---|---|
+//! | `crash` | the process dies; page cache and bytes already sent stay | peers get FIN or RST |
+//! | `power-loss` | the machine dies; unsynced pages are kept, lost or torn | peers hear nothing |
+//! | `pause` | tasks stop, kernel and timers go on: the zombie | peers wait |
+//! | `cut` | nothing passes between two nodes, one way or both, until healed | both wait |
+//! | `hold` | bytes stop on the wire and survive their sender; released later | late requests |
+//! | `lost-ack` | a request is delivered, its response never; then a reset | outcome unknown |
+//! | `reset` | the connections between two nodes get RST | both |
+//! | `connect-hang` | new connections between two nodes hang | whoever connects |
+//! | `disk-error` | the next operations of one kind on a node's disk fail | that node |
+//! | `no-space` | writes that need room fail | that node |
+//! | `slow-disk` | every disk operation takes longer | that node |
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// One thing that goes wrong, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// When it strikes.
+    pub at: Trigger,
+    /// What it does.
+    pub what: What,
+}
+
+/// When a fault strikes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Trigger {
+    /// At a virtual time, in milliseconds since the start of the run.
+    Time(u64),
+    /// Just before the n-th network or disk operation of a node, counted from 1.
+    Step {
+        /// The node whose operations are counted.
+        node: String,
+        /// Which of them.
+        n: u64,
+    },
+    /// At the n-th occurrence of a named `tracing` event on a node, counted from 1.
+    Event {
+        /// The node on which it happens.
+        node: String,
+        /// The event's name, for example `sink.prepared`.
+        name: String,
+        /// Which of them.
+        n: u64,
+    },
+}
+
+/// Which operations of a disk fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskOp {
+    /// Reading a file.
+    Read,
+    /// Writing to a file or changing its length.
+    Write,
+    /// Syncing a file or a directory. Afterwards the dirty pages are in doubt.
+    Sync,
+}
+
+/// What a fault does. Durations are in milliseconds of virtual time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum What {
+    /// The process dies, and is started again later.
+    Crash {
+        /// Whose.
+        node: String,
+        /// How long it stays down.
+        down: u64,
+    },
+    /// The machine loses power, and is started again later.
+    PowerLoss {
+        /// Which.
+        node: String,
+        /// How long it stays off.
+        down: u64,
+    },
+    /// The process stands still, and wakes up later without knowing.
+    Pause {
+        /// Whose.
+        node: String,
+        /// How long.
+        lasts: u64,
+    },
+    /// Nothing passes from one node to another.
+    Cut {
+        /// Whose bytes do not leave.
+        from: String,
+        /// Who does not get them.
+        to: String,
+        /// Whether the other direction is cut as well.
+        both: bool,
+        /// Until it is healed.
+        lasts: u64,
+    },
+    /// Bytes stop on the wire, survive their sender, and arrive when they are released.
+    Hold {
+        /// Whose bytes.
+        from: String,
+        /// For whom.
+        to: String,
+        /// Until they are released.
+        lasts: u64,
+    },
+    /// The next response is lost after its request was delivered; both ends then see a reset.
+    LostAck {
+        /// Who asked.
+        client: String,
+        /// Whose answer is lost.
+        server: String,
+    },
+    /// All connections between two nodes are reset.
+    Reset {
+        /// One of them.
+        a: String,
+        /// The other.
+        b: String,
+    },
+    /// New connections hang.
+    ConnectHang {
+        /// Who connects.
+        from: String,
+        /// To whom.
+        to: String,
+        /// Until they go through again.
+        lasts: u64,
+    },
+    /// The next operations of one kind fail with an I/O error.
+    DiskError {
+        /// Whose disk.
+        node: String,
+        /// Which operations.
+        op: DiskOp,
+        /// How many of them.
+        times: u64,
+    },
+    /// The disk is full.
+    NoSpace {
+        /// Whose disk.
+        node: String,
+        /// Until there is room again.
+        lasts: u64,
+    },
+    /// Disk operations take longer.
+    SlowDisk {
+        /// Whose disk.
+        node: String,
+        /// How many times as long.
+        factor: u64,
+        /// Until it is healthy again.
+        lasts: u64,
+    },
+}
+
+impl What {
+    /// The names of all kinds, in the order of the table above.
+    pub const KINDS: [&'static str; 11] = [
+        "crash",
+        "power-loss",
+        "pause",
+        "cut",
+        "hold",
+        "lost-ack",
+        "reset",
+        "connect-hang",
+        "disk-error",
+        "no-space",
+        "slow-disk",
+    ];
+
+    /// The name of this kind.
+    pub fn kind(&self) -> &'static str {
+        let index = match self {
+            What::Crash { .. } => 0,
+            What::PowerLoss { .. } => 1,
+            What::Pause { .. } => 2,
+            What::Cut { .. } => 3,
+            What::Hold { .. } => 4,
+            What::LostAck { .. } => 5,
+            What::Reset { .. } => 6,
+            What::ConnectHang { .. } => 7,
+            What::DiskError { .. } => 8,
+            What::NoSpace { .. } => 9,
+            What::SlowDisk { .. } => 10,
+        };
+        Self::KINDS[index]
+    }
+
+    /// The nodes that it names.
+    pub fn nodes(&self) -> Vec<&str> {
+        match self {
+            What::Crash { node, .. }
+            | What::PowerLoss { node, .. }
+            | What::Pause { node, .. }
+            | What::DiskError { node, .. }
+            | What::NoSpace { node, .. }
+            | What::SlowDisk { node, .. } => vec![node],
+            What::Cut { from, to, .. }
+            | What::Hold { from, to, .. }
+            | What::ConnectHang { from, to, .. } => vec![from, to],
+            What::LostAck { client, server } => vec![client, server],
+            What::Reset { a, b } => vec![a, b],
+        }
+    }
+
+    /// How long it lasts, in milliseconds; zero for what happens at one moment.
+    pub fn lasts(&self) -> u64 {
+        match *self {
+            What::Crash { down, .. } | What::PowerLoss { down, .. } => down,
+            What::Pause { lasts, .. }
+            | What::Cut { lasts, .. }
+            | What::Hold { lasts, .. }
+            | What::ConnectHang { lasts, .. }
+            | What::NoSpace { lasts, .. }
+            | What::SlowDisk { lasts, .. } => lasts,
+            What::LostAck { .. } | What::Reset { .. } | What::DiskError { .. } => 0,
+        }
+    }
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trigger::Time(ms) => write!(f, "at {}", Seconds(*ms)),
+            Trigger::Step { node, n } => write!(f, "at step {n} of {node}"),
+            Trigger::Event { node, name, n } => write!(f, "at {name} #{n} on {node}"),
+        }
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.kind();
+        match self {
+            What::Crash { node, down } | What::PowerLoss { node, down } => {
+                write!(f, "{kind} {node}, back after {}", Seconds(*down))
+            }
+            What::Pause { node, lasts } => write!(f, "pause {node} for {}", Seconds(*lasts)),
+            What::Cut {
+                from,
+                to,
+                both,
+                lasts,
+            } => {
+                let arrow = if *both { "<->" } else { "->" };
+                write!(f, "cut {from} {arrow} {to} for {}", Seconds(*lasts))
+            }
+            What::Hold { from, to, lasts } => {
+                write!(f, "hold {from} -> {to} for {}", Seconds(*lasts))
+            }
+            What::LostAck { client, server } => write!(f, "lost-ack {server} -> {client}"),
+            What::Reset { a, b } => write!(f, "reset {a} <-> {b}"),
+            What::ConnectHang { from, to, lasts } => {
+                write!(f, "connect-hang {from} -> {to} for {}", Seconds(*lasts))
+            }
+            What::DiskError { node, op, times } => {
+                write!(f, "disk-error on {node}: next {times} of {op:?}")
+            }
+            What::NoSpace { node, lasts } => write!(f, "no-space on {node} for {}", Seconds(*lasts)),
+            What::SlowDisk {
+                node,
+                factor,
+                lasts,
+            } => write!(f, "slow-disk on {node}: {factor} x for {}", Seconds(*lasts)),
+        }
+    }
+}
+
+struct Seconds(u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}s", self.0 / 1000, self.0 % 1000)
+    }
+}

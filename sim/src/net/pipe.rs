@@ -1,0 +1,157 @@
+//! One direction of a connection: what was written and has not been read, and when it arrives.
+
+use crate::seed::Stream;
+use bytes::{Buf, Bytes};
+use std::{collections::VecDeque, task::Waker, time::Duration};
+
+/// What arrives.
+pub(super) enum Segment {
+    Data(Bytes),
+    /// The writer has closed its half.
+    Fin,
+    /// The connection is gone.
+    Reset,
+}
+
+pub(super) struct Pipe {
+    queue: VecDeque<(Duration, Segment)>,
+    queued_bytes: u64,
+    last_at: Duration,
+    draws: Stream,
+    /// Nobody reads at the other end any more.
+    void: bool,
+    finished: bool,
+    pub reader: Option<Waker>,
+    pub writer: Option<Waker>,
+}
+
+/// What a reader finds.
+pub(super) enum Arrived {
+    Data(Bytes),
+    End,
+    Reset,
+    /// Nothing before this time.
+    At(Duration),
+    Nothing,
+}
+
+impl Pipe {
+    pub fn new(draws: Stream) -> Self {
+        Pipe {
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            last_at: Duration::ZERO,
+            draws,
+            void: false,
+            finished: false,
+            reader: None,
+            writer: None,
+        }
+    }
+
+    pub fn is_void(&self) -> bool {
+        self.void
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    pub fn room(&self, window: u64) -> u64 {
+        window.saturating_sub(self.queued_bytes)
+    }
+
+    pub fn has_unread(&self, now: Duration) -> bool {
+        matches!(self.queue.front(), Some((at, Segment::Data(_))) if *at <= now)
+    }
+
+    /// A latency around `mean`, rarely much longer.
+    pub fn latency(&mut self, mean_us: u64, tail_per_mille: u64) -> (Duration, bool) {
+        let mut us = mean_us / 2 + self.draws.below(mean_us.max(1));
+        let tail = self.draws.chance(tail_per_mille);
+        if tail {
+            us *= 10 + self.draws.below(90);
+        }
+        (Duration::from_micros(us), tail)
+    }
+
+    /// Where to cut a write of `len` bytes in two, if at all.
+    pub fn split(&mut self, len: usize, per_mille: u64) -> usize {
+        if len > 1 && self.draws.chance(per_mille) {
+            1 + self.draws.below(len as u64 - 1) as usize
+        } else {
+            len
+        }
+    }
+
+    /// Sends a segment: it arrives after `latency`, but not before what was sent earlier.
+    pub fn push(&mut self, now: Duration, latency: Duration, segment: Segment) {
+        if self.finished {
+            return;
+        }
+        match &segment {
+            Segment::Data(bytes) => self.queued_bytes += bytes.len() as u64,
+            Segment::Fin | Segment::Reset => self.finished = true,
+        }
+        self.last_at = self.last_at.max(now + latency);
+        self.queue.push_back((self.last_at, segment));
+        self.wake_reader();
+    }
+
+    pub fn take(&mut self, now: Duration, bytes_max: usize) -> Arrived {
+        match self.queue.front_mut() {
+            None => Arrived::Nothing,
+            Some((at, _)) if *at > now => Arrived::At(*at),
+            Some((_, Segment::Fin)) => Arrived::End,
+            Some((_, Segment::Reset)) => Arrived::Reset,
+            Some((_, Segment::Data(bytes))) => {
+                let part = bytes.split_to(bytes.len().min(bytes_max));
+                if !bytes.has_remaining() {
+                    self.queue.pop_front();
+                }
+                self.queued_bytes -= part.len() as u64;
+                self.writer.take().into_iter().for_each(|waker| waker.wake());
+                Arrived::Data(part)
+            }
+        }
+    }
+
+    /// A reset has arrived, or will without anything before it.
+    pub fn reset_has_arrived(&self, now: Duration) -> bool {
+        matches!(self.queue.front(), Some((at, Segment::Reset)) if *at <= now)
+    }
+
+    /// Nobody reads here any more; a writer that waits for room goes on, into the void.
+    pub fn become_void(&mut self) {
+        self.void = true;
+        self.queue.clear();
+        self.queued_bytes = 0;
+        self.finished = false;
+        self.writer.take().into_iter().for_each(|waker| waker.wake());
+    }
+
+    /// Loses what has not arrived by `now`, and the end that was to follow.
+    pub fn drop_in_flight(&mut self, now: Duration) {
+        self.queue.retain(|(at, _)| *at <= now && now != Duration::MAX);
+        self.queued_bytes = (self.queue.iter())
+            .map(|(_, segment)| match segment {
+                Segment::Data(bytes) => bytes.len() as u64,
+                _ => 0,
+            })
+            .sum();
+        self.finished = self.queue.iter().any(|(_, s)| !matches!(s, Segment::Data(_)));
+    }
+
+    /// Nothing arrives before `at`.
+    pub fn delay_until(&mut self, at: Duration) {
+        for (due, _) in &mut self.queue {
+            *due = (*due).max(at);
+        }
+        self.last_at = self.last_at.max(at);
+        self.wake_reader();
+    }
+
+    fn wake_reader(&mut self) {
+        self.reader.take().into_iter().for_each(|waker| waker.wake());
+    }
+}

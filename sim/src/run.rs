@@ -1,0 +1,304 @@
+//! A run: build, faults, calm, final reads, check.
+//!
+//! Three watchdogs: a poll budget (nothing waits for time), a bound of virtual time for faults and for
+//! calm, and a limit of wall time from outside the run's thread.
+
+use crate::{
+    check::{stuck, Anomaly, Kind, Ledger, Verdict},
+    node::Nodes,
+    plan::{Params, Plan, PlanError, Shape},
+    trace::{self, Digest},
+    Seed, World,
+};
+use async_trait::async_trait;
+use proptest::strategy::{BoxedStrategy, Just, Strategy};
+use serde::{Deserialize, Serialize};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    sync::{mpsc, Arc, Once},
+    time::Duration,
+};
+
+/// Something to run in a world, and how to know that it is right.
+pub trait Workload: Send + Sync + 'static {
+    /// Its name on the command line and in plans.
+    fn name(&self) -> &str;
+
+    /// One line for people.
+    fn about(&self) -> &str {
+        ""
+    }
+
+    /// Its nodes, and the faults that it must survive.
+    fn shape(&self) -> Shape;
+
+    /// Its parameters, drawn per seed.
+    fn params(&self) -> BoxedStrategy<Params> {
+        Just(Params::new()).boxed()
+    }
+
+    /// Whether `params` make sense; the message names the parameter and what would be right.
+    fn check_params(&self, _params: &Params) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Smaller parameters to try when a failure is shrunk, the smallest first.
+    fn smaller(&self, _params: &Params) -> Vec<Params> {
+        Vec::new()
+    }
+
+    /// Adds the nodes to a world; input begins to flow.
+    fn build(&self, world: &World, plan: &Plan) -> Box<dyn Scenario>;
+}
+
+/// A workload that is running.
+#[async_trait(?Send)]
+pub trait Scenario {
+    /// Whether all input has been given.
+    fn is_fed(&self) -> bool;
+
+    /// Who still waits for what, once all input has been given; empty when all work is done.
+    async fn waits_for(&mut self) -> Vec<String>;
+
+    /// Final reads, written into ledgers.
+    async fn judge(&mut self) -> Findings;
+}
+
+/// What the final reads found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// One for each claim.
+    pub ledgers: Vec<Ledger>,
+    /// How many commits were made; none makes the run vacuous.
+    pub commits: u64,
+    /// What led to an anomaly: printed if there is one.
+    pub why: Vec<String>,
+}
+
+/// What a run showed, and what it cost.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The hash of the whole trace, in hexadecimal.
+    pub digest: String,
+    /// Virtual time, in seconds.
+    pub virtual_seconds: f64,
+    /// Trace events.
+    pub events: u64,
+    /// Commits made.
+    pub commits: u64,
+    /// Facts compared.
+    pub compared: u64,
+    /// Anomalies that the claim allows, and that were shown.
+    pub shown: BTreeMap<Kind, u64>,
+    /// Faults that struck and named events that happened, by name.
+    pub counts: BTreeMap<String, u64>,
+    /// The trace, if it was asked for.
+    #[serde(skip)]
+    pub trace: Option<String>,
+}
+
+/// How to run a plan.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Keep the trace as text.
+    pub keep_trace: bool,
+    /// Virtual time after which input that is still not given no longer delays calm.
+    pub faults_max: Duration,
+    /// Virtual time within which all work must be done once faults have stopped.
+    pub calm_max: Duration,
+    /// Wall time after which a run is given up.
+    pub wall_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            keep_trace: false,
+            faults_max: Duration::from_secs(60),
+            calm_max: Duration::from_secs(240),
+            wall_max: Duration::from_secs(120),
+        }
+    }
+}
+
+/// The plan that `seed` draws for a workload.
+pub fn draw(workload: &dyn Workload, seed: Seed) -> Plan {
+    Plan::draw(workload.name(), seed, &workload.shape(), workload.params())
+}
+
+/// Whether a plan makes sense for a workload.
+pub fn check_plan(workload: &dyn Workload, plan: &Plan) -> Result<(), PlanError> {
+    if plan.workload != workload.name() {
+        let text = format!("it is for workload `{}`", plan.workload);
+        return Err(PlanError::Sense(text));
+    }
+    plan.check(&workload.shape())?;
+    workload.check_params(&plan.params).map_err(PlanError::Sense)
+}
+
+/// Runs a plan, in a fresh thread so that every hash map of the run is seeded by it.
+pub fn run(workload: &Arc<dyn Workload>, plan: &Plan, limits: &Limits) -> Report {
+    quiet_panics();
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let (workload, plan, limits) = (workload.clone(), plan.clone(), limits.clone());
+    let wall_max = limits.wall_max;
+    let thread = std::thread::Builder::new().name(RUN_THREAD.into());
+    let spawned = thread.spawn(move || {
+        let _ = sender.send(run_here(&*workload, &plan, &limits));
+    });
+    spawned.expect("the system gives a thread");
+    receiver.recv_timeout(wall_max).unwrap_or_else(|_| {
+        let what = format!("no end after {} s of wall time", wall_max.as_secs());
+        Report::of_nothing(Anomaly {
+            kind: Kind::Stuck,
+            what,
+            why: vec!["the run's thread was abandoned; its trace has no end".into()],
+        })
+    })
+}
+
+fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
+    let nodes = Arc::new(Nodes::new(limits.keep_trace));
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        World::run(plan, &nodes, |world| phases(world, workload, plan, limits))
+    }));
+    let virtual_seconds = nodes.time.get().map_or(0.0, |time| time.elapsed().as_secs_f64());
+    trace::deaf();
+    let (findings, stuck) = outcome.unwrap_or_else(|_| {
+        let what = PANIC.with(|cell| cell.take()).unwrap_or_else(|| "no message".into());
+        let kind = match what.contains(trace::POLL_BUDGET) {
+            true => Kind::Stuck,
+            false => Kind::Panicked,
+        };
+        let why = Vec::new();
+        (Findings::default(), Some(Anomaly { kind, what, why }))
+    });
+    let mut anomalies: Vec<Anomaly> = stuck.into_iter().collect();
+    let mut shown = BTreeMap::new();
+    let mut compared = 0;
+    for ledger in &findings.ledgers {
+        let (broken, allowed) = ledger.check();
+        anomalies.extend(broken);
+        for (kind, count) in allowed {
+            *shown.entry(kind).or_default() += count;
+        }
+        compared += ledger.compared();
+    }
+    if let Some(first) = anomalies.first_mut() {
+        first.why.extend(findings.why);
+    }
+    let verdict = if !anomalies.is_empty() {
+        Verdict::Broken(anomalies)
+    } else if findings.commits == 0 {
+        Verdict::Vacuous("nothing was committed".into())
+    } else if compared == 0 {
+        Verdict::Vacuous("nothing was compared".into())
+    } else {
+        Verdict::Clean
+    };
+    let words = format!("{verdict:?}");
+    nodes.trace.record(
+        Duration::ZERO,
+        (0, "world"),
+        "verdict",
+        &[("is", trace::Value::Text(&words))],
+    );
+    let finished = nodes.trace.finish();
+    Report {
+        verdict,
+        digest: Digest::to_string(&finished.digest),
+        virtual_seconds,
+        events: finished.events,
+        commits: findings.commits,
+        compared,
+        shown,
+        counts: finished.counts,
+        trace: finished.text,
+    }
+}
+
+/// Faults, calm, final reads. A system that is stuck is not read.
+async fn phases(
+    world: World,
+    workload: &dyn Workload,
+    plan: &Plan,
+    limits: &Limits,
+) -> (Findings, Option<Anomaly>) {
+    const TICK: Duration = Duration::from_millis(500);
+    let mut scenario = workload.build(&world, plan);
+    world.arm(&plan.faults);
+    let faults_min = match plan.faults.is_empty() {
+        true => Duration::ZERO,
+        false => Duration::from_millis(workload.shape().faults_ms),
+    };
+    while world.now() < faults_min || (!scenario.is_fed() && world.now() < limits.faults_max) {
+        madsim::time::sleep(TICK).await;
+    }
+    world.calm();
+    let calm = world.now();
+    loop {
+        let mut waits_for = match scenario.is_fed() {
+            true => scenario.waits_for().await,
+            false => vec!["not all input was given".into()],
+        };
+        if waits_for.is_empty() {
+            break;
+        }
+        if world.now() >= calm + limits.calm_max {
+            let tasks = world.tasks();
+            waits_for.extend(tasks.lines().map(str::to_owned));
+            let anomaly = stuck::anomaly(limits.calm_max, waits_for);
+            return (Findings::default(), Some(anomaly));
+        }
+        madsim::time::sleep(TICK).await;
+    }
+    world.note("world.final-reads", &[]);
+    (scenario.judge().await, None)
+}
+
+impl Report {
+    fn of_nothing(anomaly: Anomaly) -> Self {
+        Report {
+            verdict: Verdict::Broken(vec![anomaly]),
+            digest: Digest(0).to_string(),
+            virtual_seconds: 0.0,
+            events: 0,
+            commits: 0,
+            compared: 0,
+            shown: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            trace: None,
+        }
+    }
+}
+
+const RUN_THREAD: &str = "seedbed-run";
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Panics inside a run become its verdict, and are not printed; all others are, as before.
+fn quiet_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if std::thread::current().name() == Some(RUN_THREAD) {
+                let text = info.payload_as_str().unwrap_or("a panic without text");
+                let place = info.location().map_or(String::new(), |at| {
+                    let file = at.file().rsplit("/registry/src/").next().unwrap_or(at.file());
+                    format!(" at {file}:{}", at.line())
+                });
+                PANIC.with(|cell| {
+                    cell.borrow_mut().get_or_insert_with(|| format!("{text}{place}"));
+                });
+            } else {
+                before(info);
+            }
+        }));
+    });
+}
