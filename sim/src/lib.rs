@@ -64,7 +64,7 @@
 //! struct Kv { sync: bool }
 //!
 //! impl Workload for Kv {
-//!     fn name(&self) -> &str { "kv" }
+//!     fn name(&self) -> &str { if self.sync { "kv" } else { "kv-without-sync" } }
 //!
 //!     fn shape(&self) -> Shape {
 //!         Shape::new().durable("server", &[]).steady("client", &["server"])

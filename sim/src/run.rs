@@ -22,7 +22,8 @@ use std::{
 
 /// Something to run in a world, and how to know that it is right.
 pub trait Workload: Send + Sync + 'static {
-    /// Its name on the command line and in plans.
+    /// Its name on the command line and in plans. A plan is run by the workload that bears its name:
+    /// what behaves differently is called differently, or is a parameter.
     fn name(&self) -> &str;
 
     /// One line for people.

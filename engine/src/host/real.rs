@@ -1,0 +1,187 @@
+//! The real outside: files, TCP and the system's clock.
+//!
+//! Blocking calls go to tokio's blocking threads. Under simulation the disk still works (those threads
+//! are then run inline), so that the contract tests compare it with the simulated one in one run; the
+//! network does not, since sockets are then madsim's.
+
+use super::{Clock, Connection, Disk, File, Listener, Net};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::{
+    fs, io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A folder of the file system.
+#[derive(Clone, Debug)]
+pub struct RealDisk {
+    root: PathBuf,
+}
+
+impl RealDisk {
+    /// The disk whose paths are relative to `root`, which is created.
+    pub fn new(root: impl Into<PathBuf>) -> io::Result<Self> {
+        let root = root.into();
+        fs::create_dir_all(&root)?;
+        Ok(RealDisk { root })
+    }
+}
+
+struct RealFile(Arc<fs::File>);
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    // In simulation madsim runs it inline, and calls that deprecated.
+    #[allow(deprecated)]
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(io::Error::other)?
+}
+
+#[async_trait]
+impl Disk for RealDisk {
+    async fn open(&self, path: &str) -> io::Result<Arc<dyn File>> {
+        let path = self.root.join(path);
+        let file = blocking(move || {
+            let mut options = fs::OpenOptions::new();
+            let options = options.read(true).write(true).create(true).truncate(false);
+            match options.open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+                    options.open(&path)
+                }
+                opened => opened,
+            }
+        });
+        Ok(Arc::new(RealFile(Arc::new(file.await?))))
+    }
+
+    async fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let path = self.root.join(folder);
+        blocking(move || {
+            let entries = match fs::read_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                entries => entries?,
+            };
+            let mut names = Vec::new();
+            for entry in entries {
+                let entry = entry?;
+                if entry.file_type()?.is_file() {
+                    names.push(entry.file_name().to_string_lossy().into_owned());
+                }
+            }
+            names.sort();
+            Ok(names)
+        })
+        .await
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (self.root.join(from), self.root.join(to));
+        blocking(move || fs::rename(from, to)).await
+    }
+
+    async fn remove(&self, path: &str) -> io::Result<()> {
+        let path = self.root.join(path);
+        blocking(move || fs::remove_file(path)).await
+    }
+
+    async fn sync_dir(&self, folder: &str) -> io::Result<()> {
+        let (root, path) = (self.root.clone(), self.root.join(folder));
+        blocking(move || {
+            // The folder itself is an entry of the one above it, and may be new.
+            let mut above = Some(path.as_path());
+            while let Some(folder) = above.filter(|folder| folder.starts_with(&root)) {
+                fs::File::open(folder)?.sync_all()?;
+                above = folder.parent();
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl File for RealFile {
+    async fn size(&self) -> io::Result<u64> {
+        let file = self.0.clone();
+        blocking(move || Ok(file.metadata()?.len())).await
+    }
+
+    async fn read_at(&self, offset: u64, bytes_max: usize) -> io::Result<Bytes> {
+        let file = self.0.clone();
+        blocking(move || {
+            let there = file.metadata()?.len().saturating_sub(offset);
+            let mut bytes = vec![0; bytes_max.min(there as usize)];
+            file.read_exact_at(&mut bytes, offset)?;
+            Ok(Bytes::from(bytes))
+        })
+        .await
+    }
+
+    async fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let (file, bytes) = (self.0.clone(), bytes.to_vec());
+        blocking(move || file.write_all_at(&bytes, offset)).await
+    }
+
+    async fn truncate(&self, size: u64) -> io::Result<()> {
+        let file = self.0.clone();
+        blocking(move || file.set_len(size)).await
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        let file = self.0.clone();
+        blocking(move || file.sync_all()).await
+    }
+}
+
+/// TCP.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealNet;
+
+struct RealListener(TcpListener, u16);
+
+#[async_trait]
+impl Net for RealNet {
+    async fn connect(&self, address: &str) -> io::Result<Box<dyn Connection>> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream))
+    }
+
+    async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
+        let listener = TcpListener::bind(address).await?;
+        let port = listener.local_addr()?.port();
+        Ok(Box::new(RealListener(listener, port)))
+    }
+}
+
+#[async_trait]
+impl Listener for RealListener {
+    async fn accept(&self) -> io::Result<(Box<dyn Connection>, String)> {
+        let (stream, peer) = self.0.accept().await?;
+        stream.set_nodelay(true)?;
+        Ok((Box::new(stream), peer.to_string()))
+    }
+
+    fn port(&self) -> u16 {
+        self.1
+    }
+}
+
+/// The system's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealClock;
+
+impl Clock for RealClock {
+    // The seam itself: everybody else asks it.
+    #[allow(clippy::disallowed_methods)]
+    fn now_ms(&self) -> i64 {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis() as i64)
+    }
+}

@@ -1,0 +1,86 @@
+//! The log: the durable stream of records, over Kafka's protocol.
+//!
+//! | part | is |
+//! |---|---|
+//! | [`segment`] | a checksummed file of record batches, and what opening one may find |
+//! | [`producers`] | pure: who has appended what, and whether a batch is new |
+//! | [`partition`] | segments in a row; appends, group sync, reads |
+//! | [`topics`] | which topics there are, and who leads which partition |
+//! | [`broker`], [`server`] | several brokers, each leading some partitions; their connections |
+//! | [`connection`], [`cluster`] | the client's side: pipelined requests, leaders |
+//! | [`producer`], [`consumer`] | idempotent batches, five in flight; assigned partitions |
+//!
+//! There is no replication: a partition lives on its leader's disk, and comes back with it. An append is
+//! acknowledged, and can be read, once it is synced; one sync serves all appends that wait for it.
+
+pub mod segment;
+pub mod producers;
+pub mod partition;
+pub mod topics;
+pub mod broker;
+pub mod server;
+pub mod connection;
+pub mod cluster;
+pub mod producer;
+pub mod consumer;
+
+use crate::ids::{Offset, PartitionId};
+
+/// A partition of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicPartition {
+    /// The topic's name.
+    pub topic: String,
+    /// Which partition of it.
+    pub partition: PartitionId,
+}
+
+impl TopicPartition {
+    /// Partition `partition` of `topic`.
+    pub fn new(topic: &str, partition: PartitionId) -> Self {
+        TopicPartition {
+            topic: topic.to_owned(),
+            partition,
+        }
+    }
+}
+
+impl std::fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.topic, self.partition)
+    }
+}
+
+/// What can go wrong on a broker's disk.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The disk said no. Whether anything was written is unknown.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: String,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// Bytes that were durable are not what was written. Nothing is repaired or skipped.
+    #[error("{path} is damaged at byte {position}, in front of offset {offset}: {what}")]
+    Damaged {
+        /// Which file.
+        path: String,
+        /// Where in the file.
+        position: u64,
+        /// The offset that should be there.
+        offset: Offset,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl LogError {
+    pub(crate) fn io(path: &str) -> impl FnOnce(std::io::Error) -> LogError + '_ {
+        move |source| LogError::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}

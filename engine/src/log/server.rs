@@ -1,0 +1,152 @@
+//! A broker's connections: requests in, responses out in the same order.
+//!
+//! Requests of one connection begin in order, so that pipelined appends stay in order; their responses
+//! may wait meanwhile, a bounded number of them. Whatever makes no sense closes the connection.
+
+use super::broker::{Broker, Later};
+use crate::{
+    host::{Connection, Listener},
+    wire::{
+        self,
+        frame::{self, decode_request, encode_response, garbage, Head},
+    },
+};
+use bytes::Bytes;
+use futures::{select_biased, FutureExt};
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{
+        ApiKey, ApiVersionsRequest, CreateTopicsRequest, FetchRequest, InitProducerIdRequest,
+        ListOffsetsRequest, MetadataRequest, ProduceRequest,
+    },
+    protocol::Encodable,
+};
+use std::{io, sync::Arc};
+use tokio::{io::AsyncWriteExt, sync::mpsc};
+
+/// Requests of one connection that may wait for their response.
+const IN_FLIGHT_MAX: usize = 16;
+
+/// Accepts connections until that fails.
+pub async fn serve(broker: Arc<Broker>, listener: Box<dyn Listener>) -> io::Error {
+    loop {
+        match listener.accept().await {
+            Err(error) => return error,
+            Ok((connection, peer)) => {
+                let broker = broker.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = converse(broker, connection).await {
+                        tracing::debug!(peer, %error, "connection closed");
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// The bytes of a response; nothing if the request wants none.
+type Response = Later<io::Result<Option<Bytes>>>;
+
+async fn converse(broker: Arc<Broker>, connection: Box<dyn Connection>) -> io::Result<()> {
+    let (mut reader, mut writer) = tokio::io::split(connection);
+    let (sender, mut receiver) = mpsc::channel::<Response>(IN_FLIGHT_MAX);
+    let read = async {
+        while let Some(request) = frame::read_frame(&mut reader).await? {
+            let response = begin(&broker, request).await?;
+            if sender.send(response).await.is_err() {
+                break;
+            }
+        }
+        // What was begun is still answered: the peer may have closed only its half.
+        drop(sender);
+        Ok::<_, io::Error>(())
+    };
+    let write = async {
+        while let Some(response) = receiver.recv().await {
+            if let Some(bytes) = response.await? {
+                writer.write_all(&bytes).await?;
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    let (read, write) = (read.fuse(), write.fuse());
+    futures::pin_mut!(read, write);
+    select_biased! {
+        read = read => {
+            read?;
+            write.await
+        }
+        written = write => written,
+    }
+}
+
+/// Begins a request: what has to happen in order has happened when it returns.
+async fn begin(broker: &Arc<Broker>, request: Bytes) -> io::Result<Response> {
+    let head = frame::peek_head(&request)?;
+    let Some(api) = wire::api_of(head.key) else {
+        return Err(garbage(format!("request {} is not served", head.key)));
+    };
+    let version = head.version;
+    if !(api.version_min..=api.version_max).contains(&version) {
+        if api.key == ApiKey::ApiVersions {
+            // A client that is newer than we are learns what we know, in the oldest format.
+            let answer = broker.api_versions(ResponseError::UnsupportedVersion.code());
+            return Ok(ready(api.key, Head { version: 0, ..head }, answer));
+        }
+        return Err(garbage(format!("{:?} version {version} is not served", api.key)));
+    }
+    let response = match api.key {
+        ApiKey::ApiVersions => {
+            decode_request::<ApiVersionsRequest>(&request, version)?;
+            ready(api.key, head, broker.api_versions(0))
+        }
+        ApiKey::Metadata => {
+            let request = decode_request::<MetadataRequest>(&request, version)?;
+            ready(api.key, head, broker.metadata(request).await)
+        }
+        ApiKey::CreateTopics => {
+            let request = decode_request::<CreateTopicsRequest>(&request, version)?;
+            ready(api.key, head, broker.create_topics(request).await)
+        }
+        ApiKey::InitProducerId => {
+            let request = decode_request::<InitProducerIdRequest>(&request, version)?;
+            ready(api.key, head, broker.init_producer_id(request).await)
+        }
+        ApiKey::ListOffsets => {
+            let request = decode_request::<ListOffsetsRequest>(&request, version)?;
+            ready(api.key, head, broker.list_offsets(request).await)
+        }
+        ApiKey::Fetch => {
+            let request = decode_request::<FetchRequest>(&request, version)?;
+            later(api.key, head, broker.fetch(request))
+        }
+        ApiKey::Produce => {
+            let request = decode_request::<ProduceRequest>(&request, version)?;
+            let wants_answer = request.acks != 0;
+            let response = broker.produce(request).await;
+            match wants_answer {
+                true => later(api.key, head, response),
+                false => async move {
+                    response.await;
+                    Ok(None)
+                }
+                .boxed(),
+            }
+        }
+        other => return Err(garbage(format!("{other:?} is not served"))),
+    };
+    Ok(response)
+}
+
+fn ready<M: Encodable>(key: ApiKey, head: Head, message: M) -> Response {
+    let bytes = encode_response(key, head.version, head.correlation, &message);
+    futures::future::ready(bytes.map(Some)).boxed()
+}
+
+fn later<M: Encodable + Send + 'static>(key: ApiKey, head: Head, message: Later<M>) -> Response {
+    async move {
+        let message = message.await;
+        encode_response(key, head.version, head.correlation, &message).map(Some)
+    }
+    .boxed()
+}

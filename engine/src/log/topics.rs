@@ -1,0 +1,88 @@
+//! Which topics there are, and who leads which partition.
+//!
+//! The brokers of a cluster are configured; the first of them decides which topics exist. Every broker
+//! keeps what it has learnt in a file of its own, so that it can serve its partitions while the first
+//! broker is away. Partition p of a topic is led by broker (hash of the topic + p) modulo their number.
+
+use crate::{
+    host::{self, Disk},
+    ids::PartitionId,
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, io, sync::Arc};
+use tokio::sync::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
+
+const FILE: &str = "topics.json";
+
+/// The topics that a broker knows.
+pub struct Topics {
+    disk: Arc<dyn Disk>,
+    known: Mutex<Known>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Known {
+    /// How many partitions each topic has.
+    topics: BTreeMap<String, i32>,
+}
+
+/// What became of a wish to create a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// It was created.
+    New,
+    /// It was there, with this many partitions.
+    Exists(i32),
+}
+
+impl Topics {
+    /// Reads what this broker knew before.
+    pub async fn open(disk: Arc<dyn Disk>) -> io::Result<Topics> {
+        let known = match host::read_file(&*disk, FILE).await? {
+            None => Known::default(),
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("{FILE}: {error}"))
+            })?,
+        };
+        let known = Mutex::new(known);
+        Ok(Topics { disk, known })
+    }
+
+    /// How many partitions a topic has; nothing if it is not known here.
+    pub async fn partitions(&self, topic: &str) -> Option<i32> {
+        self.known.lock().await.topics.get(topic).copied()
+    }
+
+    /// All topics that are known here.
+    pub async fn all(&self) -> Vec<(String, i32)> {
+        let known = self.known.lock().await;
+        known.topics.iter().map(|(topic, partitions)| (topic.clone(), *partitions)).collect()
+    }
+
+    /// Takes note of a topic, durably before it is used.
+    pub async fn add(&self, topic: &str, partitions: i32) -> io::Result<Created> {
+        let mut known = self.known.lock().await;
+        if let Some(there) = known.topics.get(topic) {
+            return Ok(Created::Exists(*there));
+        }
+        let mut next = known.clone();
+        next.topics.insert(topic.to_owned(), partitions);
+        let bytes = serde_json::to_vec(&next).map_err(io::Error::other)?;
+        host::replace_file(&*self.disk, FILE, &bytes).await?;
+        *known = next;
+        Ok(Created::New)
+    }
+}
+
+/// Which of `brokers` leads a partition.
+pub fn leader(topic: &str, partition: PartitionId, brokers: usize) -> usize {
+    let start = xxh3_64(topic.as_bytes()) as usize;
+    start.wrapping_add(partition.0 as usize) % brokers
+}
+
+/// Whether a topic can be called so (Kafka's rule).
+pub fn is_legal_name(topic: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=249).contains(&topic.len()) && topic.chars().all(legal) && topic != "." && topic != ".."
+}
