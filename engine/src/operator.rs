@@ -39,7 +39,7 @@ pub trait Stage: Clone + Send + Sync + 'static {
     /// What comes out.
     type Out: Send + 'static;
     /// What a snapshot holds.
-    type State: Serialize + DeserializeOwned + Send;
+    type State: Serialize + DeserializeOwned + Send + Sync;
 
     /// What becomes of a record: a value, nothing, or a dead letter. Decided in log order, by what the
     /// log says and nothing else.

@@ -1,0 +1,309 @@
+//! Snapshots and the manifest log, in an object store.
+//!
+//! The manifest log is a row of objects without gaps, `manifest/00000000000000000017`, each created only
+//! if it is not there yet. An entry says that an attempt has begun, or that a checkpoint is complete, so
+//! that both race for the same place: once an attempt has begun, no earlier one can complete
+//! anything. It needs nothing of a store but create-if-absent. The number of a checkpoint's entry is its id,
+//! hence no two attempts share one, and what they write under it never meets.
+//!
+//! An answer that did not come is unknown: the same entry is created again, and if the place is taken by
+//! then, what stands there tells whether it is ours.
+
+use super::{Entry, Manifest, TaskSnapshot};
+use crate::ids::{AttemptId, CheckpointId};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::{path::Path, Error as ObjectError, ObjectStore, ObjectStoreExt, PutMode};
+use serde::{de::DeserializeOwned, Serialize};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// How long an operation is tried before its outcome is left unknown.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(20);
+/// Between two tries.
+const BACKOFF: Duration = Duration::from_millis(200);
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A later attempt has begun: this one may do nothing any more.
+    #[error("fenced by entry {0} of the manifest log")]
+    Fenced(u64),
+    /// No answer for too long: it may or may not have been done.
+    #[error("unknown: {0}")]
+    Unknown(ObjectError),
+    /// The store will not do it, however often it is asked.
+    #[error("refused: {0}")]
+    Refused(ObjectError),
+    /// What is there is not what was written.
+    #[error("{path} is damaged: {what}")]
+    Damaged {
+        /// Which object.
+        path: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// The objects of one job.
+#[derive(Clone)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    root: String,
+}
+
+/// An attempt that has begun, and has not been fenced as far as it knows.
+pub struct Attempt {
+    store: Store,
+    id: AttemptId,
+    instance: String,
+    next: CheckpointId,
+}
+
+/// The right to commit: only a manifest that is durable gives it.
+#[derive(Clone, Debug)]
+pub struct Complete {
+    manifest: Arc<Manifest>,
+}
+
+impl Complete {
+    /// What the checkpoint consists of.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Which checkpoint.
+    pub fn checkpoint(&self) -> CheckpointId {
+        self.manifest.checkpoint
+    }
+}
+
+impl Store {
+    /// The objects of the job called `job`.
+    pub fn new(objects: Arc<dyn ObjectStore>, job: &str) -> Self {
+        let root = format!("jobs/{job}");
+        Store { objects, root }
+    }
+
+    /// Begins an attempt: fences all earlier ones, then finds the checkpoint to go on from.
+    pub async fn begin(&self, instance: &str) -> Result<(Attempt, Option<Complete>), StoreError> {
+        let mut place = self.newest().await?.map_or(0, |(number, _)| number + 1);
+        loop {
+            // Entries in front of a free place never change.
+            let before = match place.checked_sub(1) {
+                None => None,
+                Some(before) => self.entry(before).await?,
+            };
+            let restores = match before {
+                None => None,
+                Some(Entry::Begun { restores, .. }) => restores,
+                Some(Entry::Complete(manifest)) => Some(manifest.checkpoint),
+            };
+            let entry = Entry::Begun {
+                instance: instance.to_owned(),
+                restores,
+            };
+            if !self.create(place, &entry).await? {
+                place += 1;
+                continue;
+            }
+            let complete = match restores {
+                None => None,
+                Some(checkpoint) => Some(self.complete_of(checkpoint).await?),
+            };
+            let attempt = Attempt {
+                store: self.clone(),
+                id: AttemptId(place),
+                instance: instance.to_owned(),
+                next: CheckpointId(place + 1),
+            };
+            return Ok((attempt, complete));
+        }
+    }
+
+    /// The newest entry of the manifest log and its number.
+    pub async fn newest(&self) -> Result<Option<(u64, Entry)>, StoreError> {
+        let folder = Path::from(format!("{}/manifest", self.root));
+        let list = || async {
+            let listed: Vec<_> = self.objects.list(Some(&folder)).try_collect().await?;
+            let names = listed.iter().filter_map(|object| object.location.filename());
+            Ok(names.filter_map(|name| name.parse::<u64>().ok()).max())
+        };
+        match definite(list).await? {
+            None => Ok(None),
+            Some(number) => Ok(self.entry(number).await?.map(|entry| (number, entry))),
+        }
+    }
+
+    /// One entry of the manifest log; nothing if its place is free.
+    pub async fn entry(&self, number: u64) -> Result<Option<Entry>, StoreError> {
+        let path = self.place(number);
+        let Some(bytes) = self.get(&path).await? else {
+            return Ok(None);
+        };
+        let entry = serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged {
+            path: path.to_string(),
+            what: error.to_string(),
+        })?;
+        Ok(Some(entry))
+    }
+
+    /// Every complete checkpoint, in order: what a reader of the output sees.
+    pub async fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
+        let mut manifests = Vec::new();
+        for number in 0.. {
+            match self.entry(number).await? {
+                None => break,
+                Some(Entry::Begun { .. }) => {}
+                Some(Entry::Complete(manifest)) => manifests.push(manifest),
+            }
+        }
+        Ok(manifests)
+    }
+
+    async fn complete_of(&self, checkpoint: CheckpointId) -> Result<Complete, StoreError> {
+        match self.entry(checkpoint.0).await? {
+            Some(Entry::Complete(manifest)) => Ok(Complete {
+                manifest: Arc::new(manifest),
+            }),
+            other => Err(StoreError::Damaged {
+                path: self.place(checkpoint.0).to_string(),
+                what: format!("a complete checkpoint should be here, there is {other:?}"),
+            }),
+        }
+    }
+
+    /// Creates an entry; whether the place was free, or taken by this very entry.
+    async fn create(&self, number: u64, entry: &Entry) -> Result<bool, StoreError> {
+        let path = self.place(number);
+        let bytes = Bytes::from(serde_json::to_vec_pretty(entry).expect("plain data"));
+        let create = || async {
+            let put = self.objects.put_opts(&path, bytes.clone().into(), PutMode::Create.into());
+            match put.await {
+                Ok(_) => Ok(true),
+                Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => Ok(false),
+                Err(error) => Err(error),
+            }
+        };
+        match definite(create).await? {
+            true => Ok(true),
+            // An earlier try of ours may have been applied without an answer.
+            false => Ok(self.entry(number).await?.as_ref() == Some(entry)),
+        }
+    }
+
+    /// Reads an object; nothing if it is not there.
+    pub async fn get(&self, path: &Path) -> Result<Option<Bytes>, StoreError> {
+        let get = || async {
+            match self.objects.get(path).await {
+                Ok(found) => Ok(Some(found.bytes().await?)),
+                Err(ObjectError::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        definite(get).await
+    }
+
+    /// Writes an object under a name that nobody else uses: writing it again changes nothing.
+    pub async fn put(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
+        let put = || async { self.objects.put(path, bytes.clone().into()).await.map(drop) };
+        definite(put).await
+    }
+
+    /// Reads a task's state out of a snapshot.
+    pub async fn read_state<S: DeserializeOwned>(&self, path: &str) -> Result<S, StoreError> {
+        let damaged = |what: &str| StoreError::Damaged {
+            path: path.to_owned(),
+            what: what.to_owned(),
+        };
+        let bytes = self.get(&Path::from(path)).await?;
+        let bytes = bytes.ok_or_else(|| damaged("a manifest refers to it, and it is not there"))?;
+        let Some((checksum, state)) = bytes.split_first_chunk::<4>() else {
+            return Err(damaged("it is too short"));
+        };
+        if u32::from_be_bytes(*checksum) != crc32c::crc32c(state) {
+            return Err(damaged("the checksum does not match"));
+        }
+        postcard::from_bytes(state).map_err(|error| damaged(&error.to_string()))
+    }
+
+    /// Stores a task's state for a checkpoint; the object's path.
+    pub async fn write_state<S: Serialize>(
+        &self,
+        checkpoint: CheckpointId,
+        task: &str,
+        state: &S,
+    ) -> Result<String, StoreError> {
+        let path = format!("{}/state/{checkpoint:020}/{task}", self.root);
+        let state = postcard::to_stdvec(state).expect("state is plain data");
+        let mut bytes = crc32c::crc32c(&state).to_be_bytes().to_vec();
+        bytes.extend(state);
+        self.put(&Path::from(path.as_str()), bytes.into()).await?;
+        Ok(path)
+    }
+
+    /// Where a sink's output for a checkpoint goes.
+    pub fn output_path(&self, checkpoint: CheckpointId, task: &str) -> Path {
+        Path::from(format!("{}/output/{checkpoint:020}/{task}", self.root))
+    }
+
+    fn place(&self, number: u64) -> Path {
+        Path::from(format!("{}/manifest/{number:020}", self.root))
+    }
+}
+
+impl Attempt {
+    /// Which attempt.
+    pub fn id(&self) -> AttemptId {
+        self.id
+    }
+
+    /// The id of the next checkpoint.
+    pub fn next(&self) -> CheckpointId {
+        self.next
+    }
+
+    /// Makes the next checkpoint complete, unless a later attempt has begun.
+    pub async fn complete(
+        &mut self,
+        tasks: BTreeMap<String, TaskSnapshot>,
+    ) -> Result<Complete, StoreError> {
+        let manifest = Manifest {
+            checkpoint: self.next,
+            attempt: self.id,
+            instance: self.instance.clone(),
+            tasks,
+        };
+        let entry = Entry::Complete(manifest);
+        if !self.store.create(self.next.0, &entry).await? {
+            return Err(StoreError::Fenced(self.next.0));
+        }
+        let Entry::Complete(manifest) = entry else {
+            unreachable!("it was built as one");
+        };
+        self.next = CheckpointId(self.next.0 + 1);
+        Ok(Complete {
+            manifest: Arc::new(manifest),
+        })
+    }
+}
+
+/// Does something that can be done again until there is a definite answer.
+async fn definite<T, F>(mut work: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: std::future::Future<Output = Result<T, ObjectError>>,
+{
+    let until = Instant::now() + GIVE_UP_AFTER;
+    loop {
+        match work().await {
+            Ok(done) => return Ok(done),
+            Err(error @ ObjectError::Generic { .. }) => {
+                if Instant::now() >= until {
+                    return Err(StoreError::Unknown(error));
+                }
+                tokio::time::sleep(BACKOFF).await;
+            }
+            Err(error) => return Err(StoreError::Refused(error)),
+        }
+    }
+}
