@@ -117,6 +117,13 @@ pub struct Amount {
     pub sum: i64,
 }
 
+/// Something that was seen, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sighting {
+    pub amount: Amount,
+    pub place: String,
+}
+
 /// Which anomalies a claim allows.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Promise {
@@ -166,7 +173,7 @@ pub struct Ledger {
     promise: Promise,
     pub(crate) must: BTreeMap<String, Amount>,
     pub(crate) may: BTreeMap<String, Amount>,
-    pub(crate) seen: BTreeMap<String, Vec<Amount>>,
+    pub(crate) seen: BTreeMap<String, Vec<Sighting>>,
     found: Vec<Anomaly>,
 }
 
@@ -195,7 +202,13 @@ impl Ledger {
 
     /// This was seen.
     pub fn saw(&mut self, key: impl Into<String>, amount: Amount) {
-        self.seen.entry(key.into()).or_default().push(amount);
+        self.saw_at(key, amount, "");
+    }
+
+    /// This was seen, at a place that helps to explain it: an offset, a checkpoint.
+    pub fn saw_at(&mut self, key: impl Into<String>, amount: Amount, place: impl Into<String>) {
+        let place = place.into();
+        self.seen.entry(key.into()).or_default().push(Sighting { amount, place });
     }
 
     /// The reader itself found something wrong.
@@ -234,11 +247,18 @@ impl Ledger {
         self.must.get(key).or_else(|| self.may.get(key))
     }
 
-    pub(crate) fn anomaly(&self, kind: Kind, what: String) -> Anomaly {
+    /// An anomaly of `key`, with the places where it was seen.
+    pub(crate) fn anomaly(&self, kind: Kind, key: &str, what: String) -> Anomaly {
+        let seen = self.seen.get(key).into_iter().flatten();
+        let places = seen.filter(|sighting| !sighting.place.is_empty());
+        let why = places.map(|seen| {
+            let Amount { count, sum } = seen.amount;
+            format!("{}: {key}, {count} parts that add up to {sum}", seen.place)
+        });
         Anomaly {
             kind,
             what: format!("{}: {what}", self.claim),
-            why: Vec::new(),
+            why: why.collect(),
         }
     }
 }

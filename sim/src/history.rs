@@ -3,6 +3,7 @@
 //! A timeout, a lost reply and a reset connection are `unknown`: the operation may have happened.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -34,6 +35,12 @@ pub struct Op<A, R> {
 /// The number of an operation in its history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OpId(usize);
+
+impl fmt::Display for OpId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
 
 /// All operations of a run. Clones share it, and it survives the crash of any node.
 #[derive(Clone, Debug)]

@@ -1,1 +1,7 @@
-fn main(){}
+//! The `seedbed` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    workloads::cli::main()
+}

@@ -11,13 +11,13 @@ pub fn check(ledger: &Ledger) -> Vec<Anomaly> {
         };
         if seen.len() > 1 {
             let what = format!("{key} is there {} times", seen.len());
-            anomalies.push(ledger.anomaly(Kind::Duplicated, what));
-        } else if seen.iter().any(|seen| seen.count > expected.count) {
+            anomalies.push(ledger.anomaly(Kind::Duplicated, key, what));
+        } else if seen.iter().any(|seen| seen.amount.count > expected.count) {
             let what = format!(
                 "{key} is made of {} parts that add up to {}, the oracle says {} and {}",
-                seen[0].count, seen[0].sum, expected.count, expected.sum
+                seen[0].amount.count, seen[0].amount.sum, expected.count, expected.sum
             );
-            anomalies.push(ledger.anomaly(Kind::Duplicated, what));
+            anomalies.push(ledger.anomaly(Kind::Duplicated, key, what));
         }
     }
     anomalies

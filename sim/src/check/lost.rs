@@ -8,16 +8,16 @@ pub fn check(ledger: &Ledger) -> Vec<Anomaly> {
     for (key, amount) in &ledger.must {
         match ledger.seen.get(key).map(Vec::as_slice) {
             None | Some([]) => {
-                anomalies.push(ledger.anomaly(Kind::Lost, format!("{key} is missing")));
+                anomalies.push(ledger.anomaly(Kind::Lost, key, format!("{key} is missing")));
             }
             Some(seen) => {
-                let most = seen.iter().map(|seen| seen.count).max().unwrap_or(0);
+                let most = seen.iter().map(|seen| seen.amount.count).max().unwrap_or(0);
                 if most < amount.count {
                     let what = format!(
                         "{key} is made of {most} parts, the oracle says {}",
                         amount.count
                     );
-                    anomalies.push(ledger.anomaly(Kind::Lost, what));
+                    anomalies.push(ledger.anomaly(Kind::Lost, key, what));
                 }
             }
         }

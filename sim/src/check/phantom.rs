@@ -6,6 +6,6 @@ use super::{Anomaly, Kind, Ledger};
 pub fn check(ledger: &Ledger) -> Vec<Anomaly> {
     let unexplained = ledger.seen.keys().filter(|key| ledger.expected(key).is_none());
     unexplained
-        .map(|key| ledger.anomaly(Kind::Phantom, format!("{key} comes from nowhere")))
+        .map(|key| ledger.anomaly(Kind::Phantom, key, format!("{key} comes from nowhere")))
         .collect()
 }

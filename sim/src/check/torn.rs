@@ -9,10 +9,10 @@ pub fn check(ledger: &Ledger) -> Vec<Anomaly> {
         let Some(expected) = ledger.expected(key) else {
             continue;
         };
-        for seen in seen {
+        for seen in seen.iter().map(|seen| seen.amount) {
             if seen.count == expected.count && seen.sum != expected.sum {
                 let what = format!("{key} adds up to {}, the oracle says {}", seen.sum, expected.sum);
-                anomalies.push(ledger.anomaly(Kind::Torn, what));
+                anomalies.push(ledger.anomaly(Kind::Torn, key, what));
             }
         }
     }

@@ -1,0 +1,263 @@
+//! The `seedbed` command: `cargo sim VERB …`, or `cargo live VERB …` for the build without simulation.
+//!
+//! Exit codes: 0 clean, 1 a claim was broken, 2 usage or bad input, 3 stuck, 4 not deterministic,
+//! 5 vacuous. Diagnostics go to stderr, results to stdout.
+
+mod explain;
+#[cfg(madsim)]
+mod choice;
+#[cfg(madsim)]
+mod fuzz;
+#[cfg(madsim)]
+mod list;
+#[cfg(madsim)]
+mod night;
+#[cfg(madsim)]
+mod replay;
+#[cfg(madsim)]
+mod shrink;
+#[cfg(madsim)]
+mod trace;
+
+use clap::{Parser, Subcommand};
+use engine::guarantee::Guarantee;
+use engine::sink::SinkKind;
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+/// Deterministic simulation testing for exactly-once streams.
+#[derive(Parser, Debug)]
+#[command(name = "seedbed", version, max_term_width = 100)]
+#[command(after_help = "Without a verb: fuzz the revenue workload for 30 seconds.\n\n\
+    Exit codes: 0 clean, 1 a claim was broken, 2 usage or bad input, 3 stuck, \
+    4 not deterministic, 5 vacuous.")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Explore seeds, and report what breaks.
+    Fuzz(FuzzArguments),
+    /// Run one seed or one plan file.
+    Replay(ReplayArguments),
+    /// Find the smallest plan with the same kind of anomaly.
+    Shrink(ShrinkArguments),
+    /// Read a trace; of two, show the first event that differs, and what led to it.
+    Trace(TraceArguments),
+    /// Show the chain of a job, its links, and the guarantee of the whole.
+    Explain(ExplainArguments),
+    /// List workloads, faults and checkers.
+    List(ListArguments),
+}
+
+/// How a workload is run.
+#[derive(clap::Args, Debug, Clone, Default)]
+struct JobArguments {
+    /// What the job claims: at-most-once, at-least-once or exactly-once.
+    #[arg(long)]
+    guarantee: Option<Guarantee>,
+    /// Where the output goes: objects or append.
+    #[arg(long, value_parser = parse_sink)]
+    sink: Option<SinkKind>,
+    /// Run a job that claims more than its chain gives.
+    #[arg(long)]
+    unchecked: bool,
+}
+
+/// How plans are drawn.
+#[derive(clap::Args, Debug, Clone)]
+struct PlanArguments {
+    #[command(flatten)]
+    job: JobArguments,
+    /// Which faults: all, none, or a list of kinds with commas between them.
+    #[arg(long, default_value = "all")]
+    faults: String,
+    /// Events per seed [default: 1000].
+    #[arg(long)]
+    records: Option<u64>,
+    /// Events of your own, one JSON object a line, instead of drawn ones.
+    #[arg(long, value_name = "FILE.jsonl")]
+    input: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+struct FuzzArguments {
+    /// Which workload.
+    #[arg(default_value = "revenue")]
+    workload: String,
+    /// Which seeds, as A..B; without it, fresh ones.
+    #[arg(long, value_name = "A..B", conflicts_with = "lasts")]
+    seeds: Option<String>,
+    /// For how long: 30s, 10m, 8h.
+    #[arg(long = "for", value_name = "TIME")]
+    lasts: Option<String>,
+    /// How many threads [default: one for each core].
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Only the I-th of N shares of the seeds, I from 0.
+    #[arg(long, value_name = "I/N")]
+    shard: Option<String>,
+    #[command(flatten)]
+    plan: PlanArguments,
+    /// A folder for failing plans, a JUnit file and the summary.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Write the summary as JSON; - is stdout.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+struct ReplayArguments {
+    /// A seed, or a plan file.
+    what: String,
+    /// Which workload, for a seed.
+    #[arg(long, default_value = "revenue")]
+    workload: String,
+    #[command(flatten)]
+    plan: PlanArguments,
+    /// Write the trace.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Write the plan.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Write verdict, digest and counts as JSON; - is stdout.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+struct ShrinkArguments {
+    /// A plan file that fails.
+    file: PathBuf,
+    /// Where the smaller plan goes [default: FILE with .min in front of its ending].
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+struct TraceArguments {
+    /// A trace, as `replay --trace` writes it.
+    file: PathBuf,
+    /// Another one.
+    file2: Option<PathBuf>,
+    /// Only events whose name or node holds this text.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+#[derive(clap::Args, Debug)]
+struct ExplainArguments {
+    /// Which workload.
+    #[arg(default_value = "revenue")]
+    workload: String,
+    #[command(flatten)]
+    job: JobArguments,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+struct ListArguments {
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_sink(text: &str) -> Result<SinkKind, String> {
+    let named = SinkKind::ALL.into_iter().find(|sink| sink.name() == text);
+    named.ok_or_else(|| format!("`{text}` is not a sink: objects and append are"))
+}
+
+/// Usage or input that is wrong: what, where, and what would be right. Exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct BadInput(String);
+
+impl BadInput {
+    fn new(text: impl ToString) -> Self {
+        BadInput(text.to_string())
+    }
+}
+
+/// Runs the command that this process was started with.
+pub fn main() -> ExitCode {
+    run(std::env::args_os().collect())
+}
+
+fn run(arguments: Vec<OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; clap knows which stream they belong on.
+            let code = if error.use_stderr() { 2 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let done = match arguments.verb {
+        Some(Verb::Explain(arguments)) => explain::explain(&arguments),
+        verb => of_this_build(verb),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            anstream::eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(madsim)]
+fn of_this_build(verb: Option<Verb>) -> Result<u8, BadInput> {
+    match verb {
+        None => {
+            let thirty_seconds = ["seedbed", "fuzz", "--for", "30s"];
+            let parsed = Arguments::try_parse_from(thirty_seconds).map_err(BadInput::new)?;
+            of_this_build(parsed.verb)
+        }
+        Some(Verb::Fuzz(arguments)) => fuzz::fuzz(&arguments),
+        Some(Verb::Replay(arguments)) => replay::replay(&arguments),
+        Some(Verb::Shrink(arguments)) => shrink::shrink(&arguments),
+        Some(Verb::Trace(arguments)) => trace::trace(&arguments),
+        Some(Verb::List(arguments)) => list::list(&arguments),
+        Some(Verb::Explain(arguments)) => explain::explain(&arguments),
+    }
+}
+
+#[cfg(not(madsim))]
+fn of_this_build(_: Option<Verb>) -> Result<u8, BadInput> {
+    Err(BadInput::new(
+        "this is the build without simulation, which has only `explain` so far; \
+         use `cargo sim` for fuzz, replay, shrink, trace and list",
+    ))
+}
+
+/// Writes to a file, or to stdout if the path is `-`.
+#[cfg(madsim)]
+fn write_out(path: &std::path::Path, text: &str) -> Result<(), BadInput> {
+    if path.as_os_str() == "-" {
+        anstream::println!("{text}");
+        return Ok(());
+    }
+    std::fs::write(path, format!("{text}\n")).map_err(|error| cannot_write(path, &error))
+}
+
+#[cfg(madsim)]
+fn cannot_write(path: &std::path::Path, error: &std::io::Error) -> BadInput {
+    BadInput::new(format!("cannot write {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,142 @@
+//! Which workload, and what the command line changes in its plans.
+
+use super::{BadInput, PlanArguments};
+use crate::{
+    canary::Canary,
+    revenue::{settings::Settings, workload::RevenueWorkload},
+};
+use sim::{Plan, Workload};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
+
+/// All workloads, by name.
+pub(super) fn workloads() -> Vec<Arc<dyn Workload>> {
+    vec![Arc::new(RevenueWorkload::default()), Arc::new(Canary)]
+}
+
+/// The workload called `name`.
+pub(super) fn workload(name: &str) -> Result<Arc<dyn Workload>, BadInput> {
+    let all = workloads();
+    let names: Vec<String> = all.iter().map(|workload| workload.name().to_owned()).collect();
+    let found = all.into_iter().find(|workload| workload.name() == name);
+    found.ok_or_else(|| {
+        let names = names.join(", ");
+        BadInput::new(format!("`{name}` is not a workload; these are: {names}"))
+    })
+}
+
+/// What the command line changes in every plan.
+#[derive(Clone)]
+pub(super) struct Adjust {
+    arguments: PlanArguments,
+    kinds: Option<BTreeSet<String>>,
+    input: Option<String>,
+}
+
+impl Adjust {
+    /// Reads the arguments; checks all that does not depend on a seed.
+    pub fn new(workload: &dyn Workload, arguments: &PlanArguments) -> Result<Adjust, BadInput> {
+        let input = match &arguments.input {
+            None => None,
+            Some(path) => {
+                // A plan that is saved finds the file from anywhere.
+                let found = path.canonicalize();
+                let found = found.map_err(|error| {
+                    BadInput::new(format!("{}: {error}", path.display()))
+                })?;
+                Some(found.display().to_string())
+            }
+        };
+        let adjust = Adjust {
+            kinds: kinds(&arguments.faults)?,
+            input,
+            arguments: arguments.clone(),
+        };
+        if workload.name() != "revenue" && adjust.changes_settings() {
+            return Err(BadInput::new(format!(
+                "workload {} knows no --guarantee, --sink, --unchecked, --records and --input",
+                workload.name()
+            )));
+        }
+        // What a plan of any seed would be refused for is refused before the first one is run.
+        let plan = adjust.draw(workload, 0);
+        sim::run::check_plan(workload, &plan).map_err(BadInput::new)?;
+        Ok(adjust)
+    }
+
+    /// The plan of a seed, as the command line wants it.
+    pub fn draw(&self, workload: &dyn Workload, seed: u64) -> Plan {
+        let mut plan = sim::run::draw(workload, sim::Seed(seed));
+        self.apply(&mut plan);
+        plan
+    }
+
+    /// Changes a plan as the command line wants it.
+    pub fn apply(&self, plan: &mut Plan) {
+        if let Some(kinds) = &self.kinds {
+            plan.faults.retain(|fault| kinds.contains(fault.what.kind()));
+        }
+        if !self.changes_settings() {
+            return;
+        }
+        let mut settings = Settings::of(&plan.params).expect("it was just drawn");
+        let job = &self.arguments.job;
+        settings.guarantee = job.guarantee.unwrap_or(settings.guarantee);
+        settings.sink = job.sink.unwrap_or(settings.sink);
+        settings.unchecked |= job.unchecked;
+        settings.records = self.arguments.records.unwrap_or(settings.records);
+        settings.input = self.input.clone().or(settings.input);
+        plan.params = settings.to_params();
+    }
+
+    fn changes_settings(&self) -> bool {
+        let job = &self.arguments.job;
+        job.guarantee.is_some()
+            || job.sink.is_some()
+            || job.unchecked
+            || self.arguments.records.is_some()
+            || self.input.is_some()
+    }
+
+    /// The arguments that make the same plan of the same seed.
+    pub fn to_arguments(&self) -> String {
+        let job = &self.arguments.job;
+        let mut text = String::new();
+        let mut add = |argument: String| text += &format!(" {argument}");
+        job.guarantee.iter().for_each(|guarantee| add(format!("--guarantee {guarantee}")));
+        job.sink.iter().for_each(|sink| add(format!("--sink {}", sink.name())));
+        job.unchecked.then(|| add("--unchecked".into()));
+        self.arguments.records.iter().for_each(|records| add(format!("--records {records}")));
+        self.input.iter().for_each(|input| add(format!("--input {input}")));
+        self.kinds.iter().for_each(|_| add(format!("--faults {}", self.arguments.faults)));
+        text
+    }
+}
+
+/// Reads `--faults`; nothing means all.
+fn kinds(text: &str) -> Result<Option<BTreeSet<String>>, BadInput> {
+    match text {
+        "all" => return Ok(None),
+        "none" => return Ok(Some(BTreeSet::new())),
+        _ => {}
+    }
+    let mut kinds = BTreeSet::new();
+    for kind in text.split(',') {
+        if !sim::What::KINDS.contains(&kind) {
+            let known = sim::What::KINDS.join(", ");
+            let text = format!("--faults: `{kind}` is not a kind of fault; these are: {known}");
+            return Err(BadInput::new(text));
+        }
+        kinds.insert(kind.to_owned());
+    }
+    Ok(Some(kinds))
+}
+
+/// Reads a plan file, and checks that its workload can run it.
+pub(super) fn read_plan(path: &Path) -> Result<(Arc<dyn Workload>, Plan), BadInput> {
+    let wrong = |what: String| BadInput::new(format!("{}: {what}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let plan = Plan::parse(&text).map_err(|error| wrong(error.to_string()))?;
+    let workload = workload(&plan.workload).map_err(|error| wrong(error.to_string()))?;
+    sim::run::check_plan(&*workload, &plan).map_err(|error| wrong(error.to_string()))?;
+    Ok((workload, plan))
+}

@@ -1,0 +1,69 @@
+//! `explain`: the chain of a job, its links, and the guarantee of the whole.
+
+use super::{BadInput, ExplainArguments};
+use crate::revenue::pipeline::revenue;
+use engine::{
+    guarantee::{Chain, Guarantee},
+    job::JobConfig,
+    log::producer::ProducerConfig,
+    sink::SinkKind,
+};
+use std::time::Duration;
+
+pub(super) fn explain(arguments: &ExplainArguments) -> Result<u8, BadInput> {
+    if arguments.workload != "revenue" {
+        let text = format!("`{}` has no chain to explain; revenue has", arguments.workload);
+        return Err(BadInput::new(text));
+    }
+    let job = &arguments.job;
+    let claimed = job.guarantee.unwrap_or(Guarantee::ExactlyOnce);
+    let sink = job.sink.unwrap_or(SinkKind::Objects);
+    let pipeline = revenue();
+    let chain = pipeline.links(&config(claimed, sink));
+    if arguments.json {
+        let json = serde_json::json!({
+            "workload": arguments.workload,
+            "graph": pipeline.graph().describe(),
+            "claims": claimed,
+            "gives": chain.gives(),
+            "links": chain.links,
+        });
+        anstream::println!("{json:#}");
+    } else {
+        print(&arguments.workload, &pipeline.graph().describe(), claimed, &chain);
+    }
+    match chain.check(claimed) {
+        Err(refused) if !job.unchecked => Err(BadInput::new(refused)),
+        _ => Ok(0),
+    }
+}
+
+fn print(workload: &str, graph: &str, claimed: Guarantee, chain: &Chain) {
+    anstream::println!("{workload}: {graph}");
+    let weakest = chain.check(claimed).err().map(|refused| refused.weakest);
+    for link in &chain.links {
+        let mark = if weakest.as_ref() == Some(link) { "  <- the weakest link" } else { "" };
+        anstream::println!(
+            "  {:<11} {:<17} {:<14} {}{mark}",
+            link.name, link.is, link.gives, link.why
+        );
+    }
+    anstream::println!("claims {claimed}, gives {}", chain.gives());
+}
+
+fn config(claimed: Guarantee, sink: SinkKind) -> JobConfig {
+    JobConfig {
+        name: "revenue".into(),
+        claimed,
+        unchecked: false,
+        sink,
+        output_topic: crate::revenue::SUMS.into(),
+        dead_letter_topic: crate::revenue::DEAD_LETTERS.into(),
+        partitions: 4,
+        window_tasks: 2,
+        checkpoint_interval: Duration::from_secs(1),
+        checkpoint_timeout: Duration::from_secs(10),
+        takeover_after: Duration::from_secs(6),
+        producer: ProducerConfig::default(),
+    }
+}

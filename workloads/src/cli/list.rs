@@ -1,0 +1,27 @@
+//! `list`: workloads, faults and checkers.
+
+use super::{choice, BadInput, ListArguments};
+use sim::{Kind, What};
+
+pub(super) fn list(arguments: &ListArguments) -> Result<u8, BadInput> {
+    let workloads = choice::workloads();
+    if arguments.json {
+        let names = workloads.iter().map(|workload| {
+            serde_json::json!({ "name": workload.name(), "about": workload.about() })
+        });
+        let json = serde_json::json!({
+            "workloads": names.collect::<Vec<_>>(),
+            "faults": What::KINDS,
+            "checkers": Kind::ALL.map(Kind::name),
+        });
+        anstream::println!("{json:#}");
+        return Ok(0);
+    }
+    anstream::println!("workloads");
+    for workload in &workloads {
+        anstream::println!("  {:<10} {}", workload.name(), workload.about());
+    }
+    anstream::println!("faults     {}", What::KINDS.join(", "));
+    anstream::println!("checkers   {}", Kind::ALL.map(Kind::name).join(", "));
+    Ok(0)
+}

@@ -1,0 +1,118 @@
+//! `replay`: one run of a seed or of a plan file.
+
+use super::{
+    cannot_write,
+    choice::{self, Adjust},
+    write_out, BadInput, ReplayArguments,
+};
+use sim::{explore::Conclusion, report, run, Kind, Limits, Plan, Report, Seed, Verdict, Workload};
+use std::{path::Path, sync::Arc};
+
+pub(super) fn replay(arguments: &ReplayArguments) -> Result<u8, BadInput> {
+    let (workload, plan, again) = plan(arguments)?;
+    if let Some(path) = &arguments.save {
+        write_out(path, &plan.to_text())?;
+    }
+    if let Some(path) = &arguments.trace {
+        std::fs::write(path, "").map_err(|error| cannot_write(path, &error))?;
+    }
+    let limits = Limits {
+        keep_trace: arguments.trace.is_some(),
+        ..Limits::default()
+    };
+    let report = run(&workload, &plan, &limits);
+    if let (Some(path), Some(text)) = (&arguments.trace, &report.trace) {
+        std::fs::write(path, text).map_err(|error| cannot_write(path, &error))?;
+    }
+    let quiet = arguments.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
+    if !quiet {
+        print(&plan, &report, &again);
+    }
+    if let Some(path) = &arguments.json {
+        write_out(path, &json(&plan, &report))?;
+    }
+    Ok(exit_code(&report.verdict))
+}
+
+fn plan(arguments: &ReplayArguments) -> Result<(Arc<dyn Workload>, Plan, String), BadInput> {
+    let what = &arguments.what;
+    let path = Path::new(what);
+    let seed = what.parse::<Seed>();
+    if path.exists() || seed.is_err() && looks_like_a_file(what) {
+        let (workload, plan) = choice::read_plan(path)?;
+        return Ok((workload, plan, format!("cargo sim replay {what}")));
+    }
+    let Seed(seed) = seed.map_err(|error| BadInput::new(format!("{error}, or name a plan file")))?;
+    let workload = choice::workload(&arguments.workload)?;
+    let adjust = Adjust::new(&*workload, &arguments.plan)?;
+    let plan = adjust.draw(&*workload, seed);
+    let of = match workload.name() {
+        "revenue" => String::new(),
+        name => format!(" --workload {name}"),
+    };
+    let again = format!("cargo sim replay {}{of}{}", Seed(seed), adjust.to_arguments());
+    Ok((workload, plan, again))
+}
+
+fn looks_like_a_file(text: &str) -> bool {
+    text.contains('/') || text.contains(".plan")
+}
+
+fn print(plan: &Plan, report: &Report, again: &str) {
+    match &report.verdict {
+        Verdict::Broken(anomalies) => {
+            anstream::println!("{}", report::screen(plan, &anomalies[0], None, again));
+            for other in anomalies.iter().skip(1).take(5) {
+                anstream::println!("also  {}: {}", other.kind, other.what);
+            }
+            if anomalies.len() > 6 {
+                anstream::println!("also  {} more", anomalies.len() - 6);
+            }
+        }
+        Verdict::Vacuous(why) => anstream::println!("VACUOUS  {why}\nagain {again}"),
+        Verdict::Clean => anstream::println!(
+            "CLEAN  {} seed={}  {} faults  {:.1} s of virtual time, {} commits, {} facts compared",
+            plan.workload,
+            plan.seed,
+            plan.faults.len(),
+            report.virtual_seconds,
+            report.commits,
+            report.compared
+        ),
+    }
+    for (kind, count) in &report.shown {
+        anstream::println!("shown {kind} {count} times, which the guarantee allows");
+    }
+    anstream::println!("digest {}", report.digest);
+}
+
+fn json(plan: &Plan, report: &Report) -> String {
+    let json = serde_json::json!({
+        "workload": plan.workload,
+        "seed": plan.seed.to_string(),
+        "verdict": report.verdict.name(),
+        "anomalies": match &report.verdict {
+            Verdict::Broken(anomalies) => anomalies.clone(),
+            _ => Vec::new(),
+        },
+        "digest": report.digest,
+        "virtual_seconds": report.virtual_seconds,
+        "events": report.events,
+        "commits": report.commits,
+        "compared": report.compared,
+        "shown": report.shown,
+        "counts": report.counts,
+    });
+    format!("{json:#}")
+}
+
+/// The exit code of one run.
+fn exit_code(verdict: &Verdict) -> u8 {
+    let conclusion = match verdict {
+        Verdict::Clean => Conclusion::Clean,
+        Verdict::Vacuous(_) => Conclusion::Vacuous,
+        Verdict::Broken(anomalies) if anomalies[0].kind == Kind::Stuck => Conclusion::Stuck,
+        Verdict::Broken(_) => Conclusion::Broken,
+    };
+    conclusion.exit_code()
+}

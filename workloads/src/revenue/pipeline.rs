@@ -1,0 +1,79 @@
+//! The pipeline under test: from order events to revenue per minute.
+
+use super::{
+    event::{OrderEvent, PAID},
+    EVENTS,
+};
+use engine::{
+    graph::{Pipeline, Upstream, WindowJob},
+    operator::{window::window_start, Stage},
+    record::Timed,
+    sink::Row,
+};
+use serde::{Deserialize, Serialize};
+
+/// How far events may be out of order without being late.
+pub const OUT_OF_ORDER_MS: i64 = 30_000;
+/// For how long ids are remembered behind the watermark.
+pub const DEDUP_MS: i64 = 60_000;
+/// The windows.
+pub const MINUTE_MS: i64 = 60_000;
+
+/// What a minute's paid orders come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Revenue {
+    /// How many.
+    pub orders: u64,
+    /// Their sum, in cents.
+    pub cents: i64,
+}
+
+impl Revenue {
+    /// Counts one paid order.
+    pub fn add(&mut self, cents: i64) {
+        self.orders += 1;
+        self.cents += cents;
+    }
+}
+
+/// A row of `fact_revenue_1m`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevenueRow {
+    /// The minute's first millisecond since 1970.
+    pub minute_ms: i64,
+    /// How many orders were paid in it.
+    pub orders: u64,
+    /// What they come to, in cents.
+    pub cents: i64,
+}
+
+/// A minute as people read it.
+pub fn minute_name(minute_ms: i64) -> String {
+    let minutes = minute_ms.div_euclid(MINUTE_MS);
+    let (days, minutes) = (minutes.div_euclid(1440), minutes.rem_euclid(1440));
+    format!("minute {:02}:{:02} of day {days}", minutes / 60, minutes % 60)
+}
+
+/// The pipeline.
+pub fn revenue(
+) -> WindowJob<impl Stage<Out = Timed<OrderEvent>>, OrderEvent, i64, Revenue> {
+    Pipeline::read(EVENTS, Upstream::Repeats)
+        .decode(OrderEvent::parse)
+        .event_time(OrderEvent::time, OUT_OF_ORDER_MS)
+        .filter(|event| event.status == PAID)
+        .dedup(|event| (event.order_id.clone(), event.event_id.clone()), DEDUP_MS)
+        .key_by(|event| window_start(event.time(), MINUTE_MS).0)
+        .tumbling(MINUTE_MS)
+        .fold(|revenue: &mut Revenue, event| revenue.add(event.amount_cents))
+        .rows(|_, minute, revenue| {
+            let row = RevenueRow {
+                minute_ms: minute.0,
+                orders: revenue.orders,
+                cents: revenue.cents,
+            };
+            Row {
+                key: minute.to_string(),
+                value: serde_json::to_string(&row).expect("a row is plain data"),
+            }
+        })
+}
