@@ -1,6 +1,7 @@
 //! engine
 pub mod ids;
 pub mod record;
+pub mod watched;
 pub mod host;
 pub mod wire;
 pub mod log;

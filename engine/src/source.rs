@@ -181,7 +181,7 @@ impl DeadLetters {
     async fn send(&mut self, from: &TopicPartition, record: &Record, reject: &Reject) {
         let reason = reject.reason();
         tracing::info!(
-            name: "dead-letter",
+            name: "source.dead-letter",
             from = %from,
             offset = record.offset.0,
             reason = %reason

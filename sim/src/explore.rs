@@ -120,7 +120,7 @@ pub struct Campaign {
     pub events: u64,
     /// Faults that struck and named events that happened.
     pub faults: BTreeMap<String, u64>,
-    /// Seeds in which no fault struck.
+    /// Seeds without any fault in their plan.
     pub fault_free: u64,
     /// Commits.
     pub commits: u64,
@@ -374,7 +374,7 @@ impl Explore {
             let mut plan = run::draw(&*self.workload, Seed(seed));
             (self.adjust)(&mut plan);
             let report = run::run(&self.workload, &plan, &Limits::default());
-            self.add(shared, seed, &report);
+            self.add(shared, &plan, &report);
             if let Verdict::Broken(anomalies) = &report.verdict {
                 shared.failed.fetch_add(1, Ordering::Relaxed);
                 self.fail(shared, plan, anomalies[0].kind);
@@ -392,7 +392,7 @@ impl Explore {
         });
     }
 
-    fn add(&self, shared: &Shared, seed: u64, report: &Report) {
+    fn add(&self, shared: &Shared, plan: &Plan, report: &Report) {
         shared.seeds_run.fetch_add(1, Ordering::Relaxed);
         let mut found = shared.found.lock().expect("found");
         let campaign = &mut found.campaign;
@@ -408,10 +408,9 @@ impl Explore {
         for (name, count) in &report.counts {
             *campaign.faults.entry(name.clone()).or_default() += count;
         }
-        // Engine events have a dot in their name, faults have none.
-        campaign.fault_free += u64::from(report.counts.keys().all(|name| name.contains('.')));
+        campaign.fault_free += u64::from(plan.faults.is_empty());
         let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-        hasher.update(&seed.to_le_bytes());
+        hasher.update(&plan.seed.0.to_le_bytes());
         hasher.update(report.digest.as_bytes());
         found.digest = found.digest.wrapping_add(hasher.digest128());
     }

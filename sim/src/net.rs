@@ -131,6 +131,7 @@ impl Net {
         }
         let deadline = host.nodes.now() + CONNECT_TIMEOUT;
         let mut backoff = Duration::from_secs(1);
+        let mut hangs = false;
         loop {
             let round_trip = self.lock().handshake(host.id.node, peer);
             if let Some(round_trip) = round_trip {
@@ -141,7 +142,9 @@ impl Net {
             }
             // A lost SYN is sent again after 1, 2, 4, … seconds.
             let now = host.nodes.now();
-            host.nodes.trace.count("connect-hang");
+            if !std::mem::replace(&mut hangs, true) {
+                host.nodes.trace.count("connect-hang");
+            }
             if now >= deadline {
                 let text = format!("connecting to {to} timed out");
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));

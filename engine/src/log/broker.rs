@@ -13,6 +13,7 @@ use super::{
 use crate::{
     host::{self, Host},
     ids::{BrokerId, Offset, PartitionId},
+    watched::Watched,
     wire,
 };
 use bytes::Bytes;
@@ -36,7 +37,7 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
-use tokio::sync::{watch, Mutex};
+use tokio::sync::Mutex;
 
 /// How a broker is set up.
 #[derive(Clone, Debug)]
@@ -68,7 +69,7 @@ pub struct Broker {
     partitions: Mutex<BTreeMap<TopicPartition, Arc<Partition>>>,
     producer_ids: Mutex<ProducerIds>,
     /// Set once, by what makes the broker end.
-    fatal: watch::Sender<Option<Arc<LogError>>>,
+    fatal: Watched<Option<Arc<LogError>>>,
     peers: Cluster,
 }
 
@@ -110,14 +111,12 @@ impl Broker {
             topics,
             partitions: Mutex::default(),
             producer_ids: Mutex::new(ids),
-            fatal: watch::Sender::new(None),
+            fatal: Watched::new(None),
             peers,
         });
-        let mut fatal = broker.fatal.subscribe();
         let serve = server::serve(broker.clone(), listener);
         let ended = select_biased! {
-            error = fatal.wait_for(Option::is_some).fuse() => {
-                let error = error.expect("the broker lives").clone();
+            error = broker.fatal.wait_for(Option::is_some).fuse() => {
                 BrokerError::Log(LogError::Io {
                     path: "log".into(),
                     source: io::Error::other(error.expect("is some").to_string()),
@@ -130,7 +129,7 @@ impl Broker {
     }
 
     fn fail(&self, error: LogError) {
-        self.fatal.send_modify(|fatal| {
+        self.fatal.update(|fatal| {
             fatal.get_or_insert_with(|| Arc::new(error));
         });
     }

@@ -12,11 +12,12 @@ use super::{
 use crate::{
     host::{Disk, File},
     ids::Offset,
+    watched::Watched,
     wire::batch::{self, BatchError, BatchHeader},
 };
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
-use tokio::sync::{watch, Mutex, Notify};
+use tokio::sync::{Mutex, Notify};
 
 /// A partition that is open.
 pub struct Partition {
@@ -24,7 +25,7 @@ pub struct Partition {
     folder: String,
     segment_bytes: u64,
     inner: Mutex<Inner>,
-    synced: watch::Sender<Synced>,
+    synced: Watched<Synced>,
     /// There is something to sync.
     appended: Notify,
 }
@@ -116,7 +117,7 @@ impl Partition {
             folder,
             segment_bytes,
             inner: Mutex::new(inner),
-            synced: watch::Sender::new(Synced {
+            synced: Watched::new(Synced {
                 until: end_offset,
                 failed: false,
             }),
@@ -138,7 +139,7 @@ impl Partition {
     pub async fn append(&self, batch: &Bytes) -> Result<Appended, AppendError> {
         let mut header = BatchHeader::read(batch)?;
         let mut inner = self.inner.lock().await;
-        if self.synced.borrow().failed {
+        if self.synced.get().failed {
             return Err(self.gave_up().into());
         }
         match inner.producers.decide(&header) {
@@ -165,7 +166,7 @@ impl Partition {
         }
         let mut bytes = BytesMut::from(&batch[..]);
         batch::set_base_offset(&mut bytes, header.base_offset);
-        let frame = segment::frame(&bytes, self.synced.borrow().until);
+        let frame = segment::frame(&bytes, self.synced.get().until);
         self.write(&mut inner, &frame).await?;
         let active = inner.active();
         let position = active.bytes + segment::FRAME_HEADER_BYTES as u64;
@@ -174,6 +175,11 @@ impl Partition {
         inner.producers.apply(&header);
         inner.end_offset = header.end_offset();
         self.appended.notify_one();
+        tracing::info!(
+            name: "log.appended",
+            partition = %self.folder,
+            end_offset = inner.end_offset.0
+        );
         Ok(Appended {
             base_offset: Some(header.base_offset),
             end_offset: header.end_offset(),
@@ -182,9 +188,7 @@ impl Partition {
 
     /// Waits until everything in front of `end` is durable.
     pub async fn wait_synced(&self, end: Offset) -> Result<(), LogError> {
-        let mut synced = self.synced.subscribe();
-        let reached = synced.wait_for(|synced| synced.failed || synced.until >= end);
-        let reached = *reached.await.expect("the sender lives as long as `self`");
+        let reached = self.synced.wait_for(|synced| synced.failed || synced.until >= end).await;
         match reached.until >= end {
             true => Ok(()),
             false => Err(self.gave_up()),
@@ -201,7 +205,7 @@ impl Partition {
                 let active = inner.active();
                 (end, active.file.clone(), active.path.clone())
             };
-            if self.synced.borrow().until >= end {
+            if self.synced.get().until >= end {
                 continue;
             }
             // Segments before the active one were synced when it began.
@@ -209,21 +213,19 @@ impl Partition {
                 self.give_up();
                 return LogError::io(&path)(error);
             }
-            self.synced.send_modify(|synced| synced.until = synced.until.max(end));
+            self.synced.update(|synced| synced.until = synced.until.max(end));
             tracing::info!(name: "log.synced", partition = %self.folder, end_offset = end.0);
         }
     }
 
     /// The offset after the last record that can be read.
     pub fn high_watermark(&self) -> Offset {
-        self.synced.borrow().until
+        self.synced.get().until
     }
 
     /// Waits until there is a record at `offset`.
     pub async fn wait_readable(&self, offset: Offset) {
-        let mut synced = self.synced.subscribe();
-        let readable = synced.wait_for(|synced| synced.failed || synced.until > offset);
-        let _ = readable.await;
+        self.synced.wait_for(|synced| synced.failed || synced.until > offset).await;
     }
 
     /// Whole batches from the one that holds `offset` on, at least one if there is one, up to
@@ -283,7 +285,7 @@ impl Partition {
             self.give_up();
             return Err(LogError::io(&active.path)(error));
         }
-        self.synced.send_modify(|synced| synced.until = synced.until.max(end));
+        self.synced.update(|synced| synced.until = synced.until.max(end));
         self.begin_segment(inner).await.inspect_err(|_| self.give_up())
     }
 
@@ -291,6 +293,7 @@ impl Partition {
         let path = format!("{}/{}", self.folder, segment::file_name(inner.end_offset));
         let file = self.disk.open(&path).await.map_err(LogError::io(&path))?;
         file.truncate(0).await.map_err(LogError::io(&path))?;
+        tracing::info!(name: "log.segment-begun", path = %path);
         let synced = self.disk.sync_dir(&self.folder).await;
         synced.map_err(LogError::io(&self.folder))?;
         inner.segments.push(Segment {
@@ -303,7 +306,7 @@ impl Partition {
     }
 
     fn give_up(&self) {
-        self.synced.send_modify(|synced| synced.failed = true);
+        self.synced.update(|synced| synced.failed = true);
         self.appended.notify_one();
     }
 

@@ -71,7 +71,7 @@ impl Workload for RevenueWorkload {
             let talks_to: &[&str] = if broker == "broker-0" { &[] } else { &["broker-0"] };
             shape = shape
                 .durable(broker, talks_to)
-                .events(&["log.synced", "log.opened", "log.duplicate"]);
+                .events(&["log.appended", "log.synced", "log.segment-begun", "log.duplicate"]);
         }
         for worker in 0..WORKERS {
             shape = shape.process(&format!("worker-{worker}"), &all).events(&[
