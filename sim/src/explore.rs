@@ -128,8 +128,8 @@ pub struct Campaign {
     pub compared: u64,
     /// Seeds by verdict.
     pub verdicts: BTreeMap<String, u64>,
-    /// Seeds that showed an anomaly which the claim allows.
-    pub shown: BTreeMap<Kind, u64>,
+    /// Seeds that showed an anomaly which its claim allows, by claim and kind.
+    pub shown: BTreeMap<String, u64>,
     /// The sum of a hash of each seed with its digest: equal campaigns have equal ones, in whichever
     /// order their seeds were run.
     pub digest: String,
@@ -402,8 +402,8 @@ impl Explore {
         campaign.commits += report.commits;
         campaign.compared += report.compared;
         *campaign.verdicts.entry(report.verdict.name().to_owned()).or_default() += 1;
-        for kind in report.shown.keys() {
-            *campaign.shown.entry(*kind).or_default() += 1;
+        for name in report.shown.keys() {
+            *campaign.shown.entry(name.clone()).or_default() += 1;
         }
         for (name, count) in &report.counts {
             *campaign.faults.entry(name.clone()).or_default() += count;

@@ -92,8 +92,8 @@ pub struct Report {
     pub commits: u64,
     /// Facts compared.
     pub compared: u64,
-    /// Anomalies that the claim allows, and that were shown.
-    pub shown: BTreeMap<Kind, u64>,
+    /// Anomalies that their claim allows, and that were shown: by claim and kind.
+    pub shown: BTreeMap<String, u64>,
     /// Faults that struck and named events that happened, by name.
     pub counts: BTreeMap<String, u64>,
     /// The trace, if it was asked for.
@@ -184,7 +184,7 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
         let (broken, allowed) = ledger.check();
         anomalies.extend(broken);
         for (kind, count) in allowed {
-            *shown.entry(kind).or_default() += count;
+            *shown.entry(format!("{}: {kind}", ledger.claim)).or_default() += count;
         }
         compared += ledger.compared();
     }

@@ -98,6 +98,9 @@ struct FuzzArguments {
     /// Only the I-th of N shares of the seeds, I from 0.
     #[arg(long, value_name = "I/N")]
     shard: Option<String>,
+    /// End with the first failure.
+    #[arg(long)]
+    fail_fast: bool,
     #[command(flatten)]
     plan: PlanArguments,
     /// A folder for failing plans, a JUnit file and the summary.

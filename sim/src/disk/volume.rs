@@ -28,6 +28,12 @@ struct Inode {
     /// the number of the write that changed it last.
     dirty: BTreeMap<usize, u64>,
     writes: u64,
+    /// The write that changed the length last.
+    len_write: u64,
+    /// Which write of each page, and of the length, the platter has: syncs that overlap may end in any
+    /// order, and an older one never takes back what a newer one has stored.
+    platter_writes: BTreeMap<usize, u64>,
+    platter_len_write: u64,
 }
 
 /// A change of a directory that is not durable yet.
@@ -53,10 +59,10 @@ pub(super) struct Volume {
 
 /// A sync that has begun: what it will make durable.
 pub(super) struct Sync {
-    pages: BTreeMap<usize, u64>,
-    len: usize,
-    /// The bytes of those pages as they were when the sync began.
-    copies: Vec<(usize, Vec<u8>)>,
+    /// The dirty pages, each with its last write, and their bytes.
+    pages: BTreeMap<usize, (u64, Vec<u8>)>,
+    /// The length, and the write that made it so.
+    len: (usize, u64),
 }
 
 impl Volume {
@@ -174,41 +180,33 @@ impl Volume {
 
     pub fn begin_sync(&mut self, inode: InodeId) -> io::Result<Sync> {
         let inode = self.inode(inode)?;
-        let pages = inode.dirty.clone();
         let len = inode.cache.len();
-        let copies = (pages.keys())
-            .map(|page| {
-                let (from, to) = (page * PAGE, ((page + 1) * PAGE).min(len));
-                (*page, inode.cache[from.min(len)..to].to_vec())
-            })
-            .collect();
-        Ok(Sync { pages, len, copies })
+        let copy = |page: usize| {
+            let (from, to) = (page * PAGE, ((page + 1) * PAGE).min(len));
+            inode.cache[from.min(len)..to].to_vec()
+        };
+        let pages = inode.dirty.iter().map(|(page, write)| (*page, (*write, copy(*page))));
+        Ok(Sync {
+            pages: pages.collect(),
+            len: (len, inode.len_write),
+        })
     }
 
     pub fn end_sync(&mut self, inode: InodeId, sync: Sync) -> io::Result<()> {
         let result = self.check(DiskOp::Sync);
         // What was written while the sync ran stays dirty.
         let dirty = &mut self.inode(inode)?.dirty;
-        dirty.retain(|page, write| sync.pages.get(page) != Some(write));
-        match result {
-            Ok(()) => {
-                self.inode(inode)?.store(sync.len, &sync.copies);
-                Ok(())
-            }
-            Err(error) => {
-                // In doubt: each page did or did not get there, and the kernel calls all of them clean.
-                let Sync { pages, len, copies } = sync;
-                let kept: Vec<_> = (pages.iter().zip(copies))
-                    .filter(|_| self.draws.chance(500))
-                    .map(|(_, copy)| copy)
-                    .collect();
-                let len_kept = self.draws.chance(500);
-                let inode = self.inode(inode)?;
-                let len = if len_kept { len } else { inode.platter.len() };
-                inode.store(len, &kept);
-                Err(error)
+        dirty.retain(|page, write| sync.pages.get(page).map(|(synced, _)| synced) != Some(write));
+        let Sync { mut pages, mut len } = sync;
+        if result.is_err() {
+            // In doubt: each page did or did not get there, and the kernel calls all of them clean.
+            pages.retain(|_, _| self.draws.chance(500));
+            if self.draws.chance(500) {
+                len.1 = 0;
             }
         }
+        self.inode(inode)?.store(len, &pages);
+        result
     }
 
     /// Leaves what reached the platter, and shows it to whoever comes next.
@@ -252,18 +250,22 @@ impl Volume {
 impl Inode {
     fn write(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset + bytes.len();
+        if bytes.is_empty() {
+            return;
+        }
+        self.touch(offset / PAGE, (end - 1) / PAGE);
         if end > self.cache.len() {
             self.cache.resize(end, 0);
+            self.len_write = self.writes;
         }
         self.cache[offset..end].copy_from_slice(bytes);
-        if !bytes.is_empty() {
-            self.touch(offset / PAGE, (end - 1) / PAGE);
-        }
     }
 
     fn truncate(&mut self, len: usize) {
         let old = self.cache.len();
         self.cache.resize(len, 0);
+        self.writes += 1;
+        self.len_write = self.writes;
         self.dirty.retain(|page, _| page * PAGE < len);
         // The page in which the file now ends has changed; a length alone is no page.
         if len > 0 && old != len {
@@ -277,13 +279,20 @@ impl Inode {
         self.dirty.extend((first..=last).map(|page| (page, write)));
     }
 
-    /// Moves copies of pages, and a length, to the platter.
-    fn store(&mut self, len: usize, copies: &[(usize, Vec<u8>)]) {
-        self.platter.resize(len, 0);
-        for (page, copy) in copies {
-            let from = (page * PAGE).min(len);
-            let to = (from + copy.len()).min(len);
-            self.platter[from..to].copy_from_slice(&copy[..to - from]);
+    /// Moves copies of pages, and a length, to the platter, unless it has newer ones.
+    fn store(&mut self, len: (usize, u64), pages: &BTreeMap<usize, (u64, Vec<u8>)>) {
+        if len.1 > self.platter_len_write {
+            self.platter_len_write = len.1;
+            self.platter.resize(len.0, 0);
+        }
+        for (page, (write, copy)) in pages {
+            let known = self.platter_writes.entry(*page).or_default();
+            if *write > *known {
+                *known = *write;
+                let from = (page * PAGE).min(self.platter.len());
+                let to = (from + copy.len()).min(self.platter.len());
+                self.platter[from..to].copy_from_slice(&copy[..to - from]);
+            }
         }
     }
 
@@ -325,6 +334,7 @@ impl Inode {
         self.cache = after.clone();
         self.platter = after;
         self.dirty.clear();
+        self.platter_len_write = self.len_write;
     }
 }
 
@@ -389,6 +399,23 @@ mod tests {
         assert!(seen.contains(&(8192, 4096)), "both kept");
         assert!(seen.contains(&(8192, 0)), "a length without its page");
         assert!(seen.len() > 6, "torn in many ways: {seen:?}");
+    }
+
+    #[test]
+    fn syncs_that_overlap_may_end_in_any_order() {
+        let mut volume = volume(1);
+        let file = volume.open("f").unwrap();
+        volume.sync_dir("").unwrap();
+        volume.write_at(file, 0, &[1; 6000]).unwrap();
+        let first = volume.begin_sync(file).unwrap();
+        volume.write_at(file, 6000, &[2; 6000]).unwrap();
+        let second = volume.begin_sync(file).unwrap();
+        volume.end_sync(file, second).unwrap();
+        volume.end_sync(file, first).unwrap();
+        volume.power_loss();
+        let bytes = volume.read_at(file, 0, 20_000).unwrap();
+        assert_eq!(bytes.len(), 12_000);
+        assert!(bytes[..6000].iter().all(|b| *b == 1) && bytes[6000..].iter().all(|b| *b == 2));
     }
 
     #[test]

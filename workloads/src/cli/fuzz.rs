@@ -46,6 +46,9 @@ pub(super) fn fuzz(arguments: &FuzzArguments) -> Result<u8, BadInput> {
         let (index, of) = parse_shard(text)?;
         explore = explore.shard(index, of);
     }
+    if arguments.fail_fast {
+        explore = explore.fails_max(1);
+    }
     if let Some(jobs) = arguments.jobs {
         if jobs == 0 {
             return Err(BadInput::new("--jobs: 0 threads run nothing"));
@@ -188,8 +191,8 @@ fn print(campaign: &Campaign) {
             campaign.events, campaign.commits, campaign.compared
         ),
     );
-    for (kind, count) in &campaign.shown {
-        line("shown", format!("{kind} in {count} seeds, which the guarantee allows"));
+    for (name, count) in &campaign.shown {
+        line("shown", format!("{name} in {count} seeds, which is allowed"));
     }
     let (engine, faults): (Vec<_>, Vec<_>) =
         campaign.faults.iter().partition(|(name, _)| name.contains('.'));

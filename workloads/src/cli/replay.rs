@@ -80,8 +80,8 @@ fn print(plan: &Plan, report: &Report, again: &str) {
             report.compared
         ),
     }
-    for (kind, count) in &report.shown {
-        anstream::println!("shown {kind} {count} times, which the guarantee allows");
+    for (name, count) in &report.shown {
+        anstream::println!("shown {name}, {count} times, which is allowed");
     }
     anstream::println!("digest {}", report.digest);
 }
