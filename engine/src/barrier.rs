@@ -39,13 +39,18 @@ impl Aligner {
 
     /// Whether nothing may be taken from an input now.
     pub fn is_waiting(&self, input: usize) -> bool {
-        self.waiting.as_ref().is_some_and(|(_, inputs)| inputs.contains(&input))
+        self.waiting
+            .as_ref()
+            .is_some_and(|(_, inputs)| inputs.contains(&input))
     }
 
     /// An input has delivered a barrier.
     pub fn barrier(&mut self, input: usize, checkpoint: CheckpointId) -> Alignment {
         assert!(input < self.inputs, "input {input} of {}", self.inputs);
-        assert!(!self.is_waiting(input), "nothing is taken from a waiting input");
+        assert!(
+            !self.is_waiting(input),
+            "nothing is taken from a waiting input"
+        );
         if self.last.is_some_and(|last| checkpoint <= last) {
             return Alignment::OutOfOrder;
         }
@@ -102,7 +107,10 @@ mod tests {
         assert_eq!(aligner.barrier(0, CheckpointId(3)), Alignment::Waits);
         assert_eq!(aligner.barrier(1, CheckpointId(4)), Alignment::OutOfOrder);
         let mut aligner = Aligner::new(1);
-        assert_eq!(aligner.barrier(0, CheckpointId(3)), Alignment::Aligned(CheckpointId(3)));
+        assert_eq!(
+            aligner.barrier(0, CheckpointId(3)),
+            Alignment::Aligned(CheckpointId(3))
+        );
         assert_eq!(aligner.barrier(0, CheckpointId(3)), Alignment::OutOfOrder);
     }
 }

@@ -68,6 +68,9 @@ pub struct Manifest {
 impl Manifest {
     /// How far each partition was read.
     pub fn positions(&self) -> BTreeMap<PartitionId, Offset> {
-        self.tasks.values().filter_map(|task| task.position).collect()
+        self.tasks
+            .values()
+            .filter_map(|task| task.position)
+            .collect()
     }
 }

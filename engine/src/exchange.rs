@@ -58,7 +58,9 @@ impl<T> Outputs<T> {
         }
         for (edge, batch) in self.edges.iter().zip(batches) {
             if !batch.is_empty() {
-                edge.send(Message::Batch(batch)).await.map_err(|_| EdgeClosed)?;
+                edge.send(Message::Batch(batch))
+                    .await
+                    .map_err(|_| EdgeClosed)?;
             }
         }
         Ok(())
@@ -86,7 +88,10 @@ impl<T> Inputs<T> {
 
     /// The next message, and the edge that it came from; nothing from edges that `waits` names. Edges
     /// are asked in turn, so that none starves.
-    pub async fn next(&mut self, waits: impl Fn(usize) -> bool) -> Result<(usize, Message<T>), EdgeClosed> {
+    pub async fn next(
+        &mut self,
+        waits: impl Fn(usize) -> bool,
+    ) -> Result<(usize, Message<T>), EdgeClosed> {
         poll_fn(|cx| self.poll_next(&waits, cx)).await
     }
 

@@ -31,8 +31,11 @@ pub enum Guarantee {
 
 impl Guarantee {
     /// All of them, the weakest first.
-    pub const ALL: [Guarantee; 3] =
-        [Guarantee::AtMostOnce, Guarantee::AtLeastOnce, Guarantee::ExactlyOnce];
+    pub const ALL: [Guarantee; 3] = [
+        Guarantee::AtMostOnce,
+        Guarantee::AtLeastOnce,
+        Guarantee::ExactlyOnce,
+    ];
 
     /// Whether a chain that gives `self` may claim `claimed`.
     pub fn covers(self, claimed: Guarantee) -> bool {
@@ -64,7 +67,9 @@ impl FromStr for Guarantee {
     type Err = GuaranteeError;
 
     fn from_str(text: &str) -> Result<Self, GuaranteeError> {
-        let named = Guarantee::ALL.into_iter().find(|guarantee| guarantee.name() == text);
+        let named = Guarantee::ALL
+            .into_iter()
+            .find(|guarantee| guarantee.name() == text);
         named.ok_or_else(|| GuaranteeError(text.to_owned()))
     }
 }
@@ -215,18 +220,63 @@ mod tests {
     fn a_chain_gives_what_its_weakest_link_gives_and_no_more() {
         use Guarantee::*;
         let cases = [
-            (Upstream::Once, false, SinkClass::Idempotent, ExactlyOnce, None),
-            (Upstream::Repeats, true, SinkClass::Idempotent, ExactlyOnce, None),
-            (Upstream::Repeats, false, SinkClass::Idempotent, ExactlyOnce, Some("dedup")),
-            (Upstream::Repeats, false, SinkClass::Idempotent, AtLeastOnce, None),
-            (Upstream::Repeats, false, SinkClass::Append, AtMostOnce, Some("dedup")),
-            (Upstream::Repeats, true, SinkClass::Append, ExactlyOnce, Some("sink")),
-            (Upstream::Repeats, true, SinkClass::Append, AtLeastOnce, None),
+            (
+                Upstream::Once,
+                false,
+                SinkClass::Idempotent,
+                ExactlyOnce,
+                None,
+            ),
+            (
+                Upstream::Repeats,
+                true,
+                SinkClass::Idempotent,
+                ExactlyOnce,
+                None,
+            ),
+            (
+                Upstream::Repeats,
+                false,
+                SinkClass::Idempotent,
+                ExactlyOnce,
+                Some("dedup"),
+            ),
+            (
+                Upstream::Repeats,
+                false,
+                SinkClass::Idempotent,
+                AtLeastOnce,
+                None,
+            ),
+            (
+                Upstream::Repeats,
+                false,
+                SinkClass::Append,
+                AtMostOnce,
+                Some("dedup"),
+            ),
+            (
+                Upstream::Repeats,
+                true,
+                SinkClass::Append,
+                ExactlyOnce,
+                Some("sink"),
+            ),
+            (
+                Upstream::Repeats,
+                true,
+                SinkClass::Append,
+                AtLeastOnce,
+                None,
+            ),
             (Upstream::Repeats, true, SinkClass::Append, AtMostOnce, None),
         ];
         for (upstream, dedup, class, claimed, weakest) in cases {
             let chain = Chain::new(upstream, dedup, ("s", class), claimed);
-            let refused = chain.check(claimed).err().map(|refused| refused.weakest.name);
+            let refused = chain
+                .check(claimed)
+                .err()
+                .map(|refused| refused.weakest.name);
             assert_eq!(refused, weakest, "{upstream:?} {dedup} {class:?} {claimed}");
         }
     }

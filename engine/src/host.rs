@@ -113,7 +113,12 @@ pub async fn replace_file(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Resu
 /// Reads a small file whole; nothing if it is not there or empty.
 pub async fn read_file(disk: &dyn Disk, path: &str) -> io::Result<Option<Bytes>> {
     let name = path.rsplit('/').next().unwrap_or(path);
-    if !disk.list(folder_of(path)).await?.iter().any(|known| known == name) {
+    if !disk
+        .list(folder_of(path))
+        .await?
+        .iter()
+        .any(|known| known == name)
+    {
         return Ok(None);
     }
     let file = disk.open(path).await?;

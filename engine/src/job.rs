@@ -105,7 +105,7 @@ where
         let store = Store::new(host.objects.clone(), &config.name);
         let cluster = Cluster::new(host, brokers);
         loop {
-            stand_by(&store, config.takeover_after).await;
+            stand_by(&store, config.takeover_after, &cluster.host().instance).await;
             let Err(error) = self.attempt(&store, &cluster, &config).await;
             let error = error.to_string();
             tracing::info!(name: "job.attempt-ended", error);
@@ -143,23 +143,34 @@ where
     }
 }
 
+/// Processes that find a job without anybody who runs it begin within this time, each at its own moment,
+/// so that the others see the first one's entry before they begin theirs.
+const SPREAD_MS: u64 = 1000;
+
 /// Waits until the job has nobody who runs it: nothing was added to its manifest log for a while, or
 /// ever.
-async fn stand_by(store: &Store, takeover_after: Duration) {
+async fn stand_by(store: &Store, takeover_after: Duration, instance: &str) {
     let poll = takeover_after / 6;
-    let mut newest = loop {
+    let moment = Duration::from_millis(exchange::stable_hash(&instance) % SPREAD_MS);
+    let mut next = loop {
         match store.newest().await {
-            Ok(None) => return,
-            Ok(Some((number, _))) => break number,
+            Ok(newest) => break newest.map_or(0, |(number, _)| number + 1),
             Err(_) => tokio::time::sleep(poll).await,
         }
     };
-    let mut since = Instant::now();
-    while since.elapsed() < takeover_after {
-        tokio::time::sleep(poll).await;
-        while let Ok(Some(_)) = store.entry(newest + 1).await {
-            newest += 1;
-            since = Instant::now();
+    let mut until = match next {
+        0 => Instant::now() + moment,
+        _ => Instant::now() + takeover_after + moment,
+    };
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        tokio::time::sleep(left.min(poll)).await;
+        while let Ok(Some(_)) = store.entry(next).await {
+            next += 1;
+            until = Instant::now() + takeover_after + moment;
+        }
+        if Instant::now() >= until {
+            return;
         }
     }
 }
@@ -303,7 +314,9 @@ where
 fn spawn(
     name: String,
     report: mpsc::Sender<Report>,
-    task: impl std::future::Future<Output = Result<std::convert::Infallible, TaskError>> + Send + 'static,
+    task: impl std::future::Future<Output = Result<std::convert::Infallible, TaskError>>
+        + Send
+        + 'static,
 ) -> Part {
     Part(tokio::spawn(async move {
         let Err(error) = task.await;
@@ -334,7 +347,8 @@ impl Running {
                     let checkpoint = attempt.next();
                     tracing::info!(name: "checkpoint.begun", checkpoint = checkpoint.0);
                     self.coordinator.begin(checkpoint);
-                    self.tell(0..self.sources, Control::Barrier(checkpoint)).await;
+                    self.tell(0..self.sources, Control::Barrier(checkpoint))
+                        .await;
                     due = Instant::now() + config.checkpoint_timeout;
                 }
                 Some(Report::Failed(task, error)) => return Err(AttemptError::Task(task, error)),
@@ -343,7 +357,8 @@ impl Running {
                     if let Some(snapshots) = acked {
                         let complete = attempt.complete(snapshots).await?;
                         tracing::info!(name: "checkpoint.complete", checkpoint = checkpoint.0);
-                        self.tell(0..self.controls.len(), Control::Complete(complete)).await;
+                        self.tell(0..self.controls.len(), Control::Complete(complete))
+                            .await;
                         due = Instant::now() + config.checkpoint_interval;
                     }
                 }

@@ -1,17 +1,72 @@
-//! engine
+//! Exactly-once stream processing whose guarantees can be checked.
+//!
+//! The engine knows nothing of any simulator. Everything outside the process goes through the seams of
+//! [`host`], time and tasks are tokio's; under `--cfg madsim` those are simulated, without a line
+//! of difference here. What a test needs to see, the engine says as `tracing` events with stable names
+//! (`checkpoint.complete`, `sink.prepared`, `log.synced`, …), which serve operators as well.
+//!
+//! The map, in the order in which data flows:
+//!
+//! | module | is |
+//! |---|---|
+//! | [`ids`], [`record`] | one newtype per unit; records, and messages between tasks |
+//! | [`host`] | disk, network, clock, objects: the seams, and the real ones |
+//! | [`watched`] | a value that tasks wait for, in a fixed order |
+//! | [`wire`] | Kafka's requests, frames and record batches |
+//! | [`log`] | the durable stream: segments, partitions, brokers, clients |
+//! | [`guarantee`], [`graph`] | pure: the chain and what it gives; the operators of a job |
+//! | [`exchange`], [`barrier`] | edges between tasks; which of them wait until barriers align |
+//! | [`source`], [`operator`] | partitions in; decode, event time, filter, dedup, window |
+//! | [`checkpoint`] | coordinator, manifest log, and `Complete`, the right to commit |
+//! | [`sink`] | write, prepare, commit: objects, append |
+//! | [`task`], [`job`] | one running operator; attempts, fencing, standing by |
+//!
+//! A job says what it does, and what it claims; a claim that its chain does not keep is refused:
+//!
+//! ```
+//! use engine::{
+//!     graph::{Pipeline, Upstream},
+//!     guarantee::{Chain, Guarantee, SinkClass},
+//!     ids::EventTime,
+//!     sink::Row,
+//! };
+//!
+//! // Lines of "order cents time", summed per second. Whoever writes them may repeat them.
+//! let sums = Pipeline::read("payments", Upstream::Repeats)
+//!     .decode(|bytes| {
+//!         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+//!         let parts: Vec<i64> = text.split(' ').filter_map(|part| part.parse().ok()).collect();
+//!         <[i64; 3]>::try_from(parts).map_err(|parts| format!("{} numbers", parts.len()))
+//!     })
+//!     .event_time(|[_, _, time]| EventTime(*time), 2000)
+//!     .dedup(|[order, _, time]| (*order, *time), 5000)
+//!     .key_by(|[_, _, time]| time / 1000)
+//!     .tumbling(1000)
+//!     .fold(|sum: &mut i64, [_, cents, _]| *sum += cents)
+//!     .rows(|second, _, sum| Row { key: second.to_string(), value: sum.to_string() });
+//!
+//! let chain = |sink| Chain::new(
+//!     sums.graph().upstream, sums.graph().has_dedup(), sink, Guarantee::ExactlyOnce);
+//! let objects = chain(("objects", SinkClass::Idempotent));
+//! assert!(objects.check(Guarantee::ExactlyOnce).is_ok());
+//! let append = chain(("append", SinkClass::Append));
+//! let refused = append.check(Guarantee::ExactlyOnce).unwrap_err();
+//! assert_eq!(refused.weakest.name, "sink");
+//! ```
+
 pub mod ids;
 pub mod record;
-pub mod watched;
 pub mod host;
+pub mod watched;
 pub mod wire;
 pub mod log;
 pub mod guarantee;
-pub mod barrier;
+pub mod graph;
 pub mod exchange;
+pub mod barrier;
+pub mod source;
 pub mod operator;
 pub mod checkpoint;
 pub mod sink;
-pub mod graph;
-pub mod source;
 pub mod task;
 pub mod job;

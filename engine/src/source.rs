@@ -119,13 +119,19 @@ where
         position: Offset,
         link: &mut TaskLink,
     ) -> Result<(), TaskError> {
-        self.outputs.send_all(|| Message::Barrier(checkpoint)).await?;
+        // The barrier says that what came before it is done; so the dead letters come first.
         self.dead_letters.flush().await?;
+        self.outputs
+            .send_all(|| Message::Barrier(checkpoint))
+            .await?;
         let state = SourceState {
             position,
             stage: self.stage.snapshot(),
         };
-        let object = self.store.write_state(checkpoint, &self.name, &state).await?;
+        let object = self
+            .store
+            .write_state(checkpoint, &self.name, &state)
+            .await?;
         tracing::info!(
             name: "source.snapshot",
             task = %self.name,

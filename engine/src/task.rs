@@ -70,7 +70,10 @@ pub(crate) struct TaskLink {
 impl TaskLink {
     /// What the coordinator says next.
     pub async fn next(&mut self) -> Result<Control, TaskError> {
-        self.control.recv().await.ok_or(TaskError::Ended("the coordinator"))
+        self.control
+            .recv()
+            .await
+            .ok_or(TaskError::Ended("the coordinator"))
     }
 
     /// Tells the coordinator that this task's part of a checkpoint is stored.
@@ -80,7 +83,10 @@ impl TaskLink {
         snapshot: TaskSnapshot,
     ) -> Result<(), TaskError> {
         let report = Report::Ack(self.name.clone(), checkpoint, snapshot);
-        self.reports.send(report).await.map_err(|_| TaskError::Ended("the coordinator"))
+        self.reports
+            .send(report)
+            .await
+            .map_err(|_| TaskError::Ended("the coordinator"))
     }
 
     /// Spawns a part of the task, which ends with it.
@@ -181,7 +187,10 @@ where
 
     async fn snapshot(&mut self, id: CheckpointId, link: &mut TaskLink) -> Result<(), TaskError> {
         tracing::info!(name: "window.aligned", task = %self.name, checkpoint = id.0);
-        let object = self.store.write_state(id, &self.name, &self.windows).await?;
+        let object = self
+            .store
+            .write_state(id, &self.name, &self.windows)
+            .await?;
         let prepared = self.sink.prepare(id).await?;
         tracing::info!(
             name: "sink.prepared",

@@ -17,9 +17,7 @@ use std::{
 };
 
 /// A named way in which a claim was broken.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Something acknowledged, or due, is not there.
@@ -208,7 +206,10 @@ impl Ledger {
     /// This was seen, at a place that helps to explain it: an offset, a checkpoint.
     pub fn saw_at(&mut self, key: impl Into<String>, amount: Amount, place: impl Into<String>) {
         let place = place.into();
-        self.seen.entry(key.into()).or_default().push(Sighting { amount, place });
+        self.seen
+            .entry(key.into())
+            .or_default()
+            .push(Sighting { amount, place });
     }
 
     /// The reader itself found something wrong.

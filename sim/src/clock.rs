@@ -18,7 +18,11 @@ impl Clock {
     /// Milliseconds since 1970. The world begins on 1 January 2025.
     pub fn now_ms(&self) -> i64 {
         const BEGIN_MS: i64 = 1_735_689_600_000;
-        let mut skew = self.host.net.seed().stream("clock", u64::from(self.host.id.node));
+        let mut skew = self
+            .host
+            .net
+            .seed()
+            .stream("clock", u64::from(self.host.id.node));
         let skew_ms = skew.below(2000) as i64 - 1000;
         BEGIN_MS + skew_ms + self.host.nodes.now().as_millis() as i64
     }

@@ -170,7 +170,10 @@ impl Disk {
 
     async fn wait(&self, mean_us: u64) {
         let node = self.host.id.node;
-        let us = self.host.disks.with(node, |volume| volume.latency_us(mean_us));
+        let us = self
+            .host
+            .disks
+            .with(node, |volume| volume.latency_us(mean_us));
         if us >= 1000 {
             crate::net::sleep(Duration::from_micros(us)).await;
         } else {

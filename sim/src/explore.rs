@@ -321,7 +321,9 @@ impl Explore {
 
     fn steered(mut self, env: &dyn Fn(&str) -> Option<String>) -> Self {
         if let Some(text) = env("SEEDBED_SEED") {
-            let Seed(seed) = text.parse().unwrap_or_else(|error| panic!("SEEDBED_SEED: {error}"));
+            let Seed(seed) = text
+                .parse()
+                .unwrap_or_else(|error| panic!("SEEDBED_SEED: {error}"));
             self.seeds = seed..seed + 1;
         }
         if let Some(text) = env("SEEDBED_SEEDS") {
@@ -329,7 +331,8 @@ impl Explore {
             self.seeds = seeds;
         }
         if let Some(text) = env("SEEDBED_FOR") {
-            let lasts = parse_duration(&text).unwrap_or_else(|error| panic!("SEEDBED_FOR: {error}"));
+            let lasts =
+                parse_duration(&text).unwrap_or_else(|error| panic!("SEEDBED_FOR: {error}"));
             self.lasts = Some(lasts);
         }
         self
@@ -353,7 +356,9 @@ impl Explore {
                 let builder = std::thread::Builder::new();
                 let builder = name.iter().fold(builder, |b, name| b.name(name.clone()));
                 let work = || self.work(&shared);
-                builder.spawn_scoped(scope, work).expect("the system gives a thread");
+                builder
+                    .spawn_scoped(scope, work)
+                    .expect("the system gives a thread");
             }
         });
         self.conclude(shared)
@@ -361,7 +366,10 @@ impl Explore {
 
     fn work(&self, shared: &Shared) {
         while !shared.stop.load(Ordering::Relaxed) {
-            if self.lasts.is_some_and(|lasts| shared.begun.elapsed() >= lasts) {
+            if self
+                .lasts
+                .is_some_and(|lasts| shared.begun.elapsed() >= lasts)
+            {
                 return;
             }
             let seed = shared.next.fetch_add(1, Ordering::Relaxed);
@@ -401,7 +409,10 @@ impl Explore {
         campaign.events += report.events;
         campaign.commits += report.commits;
         campaign.compared += report.compared;
-        *campaign.verdicts.entry(report.verdict.name().to_owned()).or_default() += 1;
+        *campaign
+            .verdicts
+            .entry(report.verdict.name().to_owned())
+            .or_default() += 1;
         for name in report.shown.keys() {
             *campaign.shown.entry(name.clone()).or_default() += 1;
         }
@@ -430,7 +441,10 @@ impl Explore {
                 return;
             }
         }
-        self.tell(shared, Some(format!("shrinking {} of seed {}", kind, plan.seed)));
+        self.tell(
+            shared,
+            Some(format!("shrinking {} of seed {}", kind, plan.seed)),
+        );
         let failure = self.examine(plan, kind);
         let mut found = shared.found.lock().expect("found");
         let like = |other: &&mut Failure| shape_of(other) == shape_of(&failure);
@@ -475,7 +489,10 @@ impl Explore {
         };
         let (reproduced, instead) = match (self.confirm)(&shrunk.plan) {
             Ok(confirmed) if confirmed == expected => (true, None),
-            Ok(other) => (false, Some(format!("{} with digest {}", other.verdict, other.digest))),
+            Ok(other) => (
+                false,
+                Some(format!("{} with digest {}", other.verdict, other.digest)),
+            ),
             Err(error) => (false, Some(error)),
         };
         failure(shrunk.plan, shrunk.report, reproduced, instead)
@@ -488,7 +505,11 @@ impl Explore {
         campaign.wall_seconds = shared.begun.elapsed().as_secs_f64();
         campaign.seeds_per_second = campaign.seeds_run as f64 / campaign.wall_seconds;
         let next = shared.next.into_inner();
-        let end = if self.lasts.is_some() { next } else { next.min(self.seeds.end) };
+        let end = if self.lasts.is_some() {
+            next
+        } else {
+            next.min(self.seeds.end)
+        };
         campaign.seeds = (self.seeds.start, end);
         campaign.digest = format!("{:032x}", found.digest);
         // Failures of a kind of which enough were shrunk belong to the first one of it.
@@ -496,7 +517,10 @@ impl Explore {
             let of_kind = campaign.failures.iter().filter(|f| f.anomaly.kind == kind);
             let known: BTreeSet<String> = of_kind.clone().flat_map(|f| f.seeds.clone()).collect();
             let counted: u64 = of_kind.map(|f| f.count).sum();
-            let first = campaign.failures.iter_mut().find(|f| f.anomaly.kind == kind);
+            let first = campaign
+                .failures
+                .iter_mut()
+                .find(|f| f.anomaly.kind == kind);
             if let Some(first) = first {
                 first.count += count.saturating_sub(counted);
                 let seeds = found.seeds_of_kind.get(&kind).into_iter().flatten();
@@ -504,7 +528,9 @@ impl Explore {
                 first.seeds.extend(others.cloned());
             }
         }
-        campaign.failures.sort_by_key(|failure| failure.anomaly.kind);
+        campaign
+            .failures
+            .sort_by_key(|failure| failure.anomaly.kind);
         campaign
     }
 
@@ -568,7 +594,11 @@ fn remove(path: &Path) {
 
 /// Reads `A..B`, or a single seed.
 pub fn parse_range(text: &str) -> Result<Range<u64>, String> {
-    let seed = |text: &str| text.parse().map(|Seed(seed)| seed).map_err(|e| e.to_string());
+    let seed = |text: &str| {
+        text.parse()
+            .map(|Seed(seed)| seed)
+            .map_err(|e| e.to_string())
+    };
     let range = match text.split_once("..") {
         None => {
             let from = seed(text)?;

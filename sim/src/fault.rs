@@ -262,7 +262,9 @@ impl fmt::Display for What {
             What::DiskError { node, op, times } => {
                 write!(f, "disk-error on {node}: next {times} of {op:?}")
             }
-            What::NoSpace { node, lasts } => write!(f, "no-space on {node} for {}", Seconds(*lasts)),
+            What::NoSpace { node, lasts } => {
+                write!(f, "no-space on {node} for {}", Seconds(*lasts))
+            }
             What::SlowDisk {
                 node,
                 factor,

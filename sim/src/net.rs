@@ -126,7 +126,10 @@ impl Net {
 
     pub(crate) async fn connect(self: &Arc<Self>, host: &Host, to: &str) -> io::Result<Stream> {
         let (peer, port) = resolve(&host.nodes, to)?;
-        if let Err(Dead) = host.nodes.step(host.id, "net.connect", &[("to", Value::Text(to))]) {
+        if let Err(Dead) = host
+            .nodes
+            .step(host.id, "net.connect", &[("to", Value::Text(to))])
+        {
             return std::future::pending().await;
         }
         let deadline = host.nodes.now() + CONNECT_TIMEOUT;
@@ -202,7 +205,11 @@ impl Net {
     }
 
     pub(crate) fn lose_next_answer(&self, client: NodeIndex, server: NodeIndex) {
-        self.lock().links.entry((server, client)).or_default().lose_next = true;
+        self.lock()
+            .links
+            .entry((server, client))
+            .or_default()
+            .lose_next = true;
     }
 
     /// Resets all connections between two nodes; how many there were.
@@ -243,7 +250,10 @@ impl Inner {
     /// How long SYN and its answer take; nothing if they do not arrive.
     fn handshake(&self, from: NodeIndex, to: NodeIndex) -> Option<Duration> {
         let nodes = self.nodes.as_ref().expect("configured");
-        let hangs = self.links.get(&(from, to)).is_some_and(|link| link.hang > 0);
+        let hangs = self
+            .links
+            .get(&(from, to))
+            .is_some_and(|link| link.hang > 0);
         if from != to
             && (hangs
                 || self.is_cut(from, to)
@@ -265,7 +275,10 @@ impl Inner {
         self.next_conn += 1;
         port.queue.push_back(number);
         port.waker.take().into_iter().for_each(|waker| waker.wake());
-        let nth = self.conns_of_link.entry((client.node, server.0)).or_default();
+        let nth = self
+            .conns_of_link
+            .entry((client.node, server.0))
+            .or_default();
         *nth += 1;
         let key = u64::from(client.node) << 48 | u64::from(server.0) << 32 | *nth << 1;
         let host = HostId {

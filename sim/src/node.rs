@@ -169,7 +169,9 @@ impl Nodes {
     }
 
     pub(crate) fn name(&self, node: NodeIndex) -> Arc<str> {
-        self.inner.lock().expect("nodes").nodes[node as usize].name.clone()
+        self.inner.lock().expect("nodes").nodes[node as usize]
+            .name
+            .clone()
     }
 
     pub(crate) fn state(&self, node: NodeIndex) -> State {
@@ -259,14 +261,16 @@ impl Nodes {
         if !due.is_empty() && !self.is_alive(host) {
             return Err(Dead);
         }
-        self.trace.record(self.now(), (host.node, &node_name), name, fields);
+        self.trace
+            .record(self.now(), (host.node, &node_name), name, fields);
         Ok(())
     }
 
     /// Something that the world does to a node, not the node itself.
     pub(crate) fn note(&self, node: NodeIndex, name: &str, fields: &[(&str, Value<'_>)]) {
         let node_name = self.name(node);
-        self.trace.record(self.now(), (node, &node_name), name, fields);
+        self.trace
+            .record(self.now(), (node, &node_name), name, fields);
     }
 
     /// A named event of the program under test, on the node whose task is running.
@@ -291,8 +295,12 @@ impl Nodes {
             }
             (index, node.name.clone())
         };
-        let fields: Vec<_> = fields.iter().map(|(key, value)| (*key, value.borrow())).collect();
-        self.trace.record(self.now(), (node, &node_name), name, &fields);
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(key, value)| (*key, value.borrow()))
+            .collect();
+        self.trace
+            .record(self.now(), (node, &node_name), name, &fields);
         self.trace.count(name);
         for what in &due {
             self.strike(what);

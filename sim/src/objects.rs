@@ -66,7 +66,13 @@ enum Answer {
 impl Shelf {
     /// What is on the shelf, without asking anybody: for checkers.
     pub fn paths(&self) -> Vec<String> {
-        self.0.lock().expect("shelf").by_path.keys().cloned().collect()
+        self.0
+            .lock()
+            .expect("shelf")
+            .by_path
+            .keys()
+            .cloned()
+            .collect()
     }
 
     fn answer(&self, request: Request, body: Bytes) -> (Answer, Bytes) {
@@ -98,7 +104,9 @@ impl Shelf {
             Request::List { prefix } => {
                 let under = |path: &&String| {
                     prefix.is_empty()
-                        || path.strip_prefix(&prefix).is_some_and(|rest| rest.starts_with('/'))
+                        || path
+                            .strip_prefix(&prefix)
+                            .is_some_and(|rest| rest.starts_with('/'))
                 };
                 let from = objects.by_path.range(prefix.clone()..);
                 let listed = from
@@ -176,7 +184,11 @@ impl ObjectClient {
         answered.map_err(|error| {
             let host = &client.host;
             let text = error.to_string();
-            host.nodes.note(host.id.node, "objects.unknown", &[("error", Value::Text(&text))]);
+            host.nodes.note(
+                host.id.node,
+                "objects.unknown",
+                &[("error", Value::Text(&text))],
+            );
             unknown(error)
         })
     }
@@ -307,7 +319,9 @@ impl ObjectStore for ObjectClient {
         let delete = move |path: Path| {
             let client = client.clone();
             async move {
-                let request = Request::Delete { path: path.to_string() };
+                let request = Request::Delete {
+                    path: path.to_string(),
+                };
                 client.ask(request, &[]).await.map(|_| path)
             }
         };
@@ -319,9 +333,8 @@ impl ObjectStore for ObjectClient {
         let prefix = prefix.map_or(String::new(), Path::to_string);
         let listed = async move {
             match client.ask(Request::List { prefix }, &[]).await? {
-                (Answer::Listed(objects), _) => Ok(futures::stream::iter(objects).map(
-                    |(path, tag, size)| Ok(meta(Path::from(path), tag, size)),
-                )),
+                (Answer::Listed(objects), _) => Ok(futures::stream::iter(objects)
+                    .map(|(path, tag, size)| Ok(meta(Path::from(path), tag, size)))),
                 _ => Err(unknown(io::Error::from(io::ErrorKind::InvalidData))),
             }
         };
@@ -349,7 +362,11 @@ impl ObjectStore for ObjectClient {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        let bytes = self.get_opts(from, GetOptions::default()).await?.bytes().await?;
+        let bytes = self
+            .get_opts(from, GetOptions::default())
+            .await?
+            .bytes()
+            .await?;
         let mode = match options.mode {
             CopyMode::Overwrite => PutMode::Overwrite,
             CopyMode::Create => PutMode::Create,

@@ -268,14 +268,20 @@ impl Plan {
 }
 
 fn network() -> impl Strategy<Value = NetProfile> {
-    (100u64..3000, 0u64..30, 0u64..60, select(vec![16u64, 64, 256])).prop_map(
-        |(latency_us, tail_per_mille, split_per_mille, window)| NetProfile {
-            latency_us,
-            tail_per_mille,
-            split_per_mille,
-            window_bytes: window * 1024,
-        },
+    (
+        100u64..3000,
+        0u64..30,
+        0u64..60,
+        select(vec![16u64, 64, 256]),
     )
+        .prop_map(
+            |(latency_us, tail_per_mille, split_per_mille, window)| NetProfile {
+                latency_us,
+                tail_per_mille,
+                split_per_mille,
+                window_bytes: window * 1024,
+            },
+        )
 }
 
 fn disk() -> impl Strategy<Value = DiskProfile> {
@@ -321,8 +327,11 @@ fn trigger(shape: &Shape) -> BoxedStrategy<Trigger> {
         choices.push((3, step.boxed()));
     }
     if !events.is_empty() {
-        let event = (select(events), 1u64..12)
-            .prop_map(|((node, name), n)| Trigger::Event { node, name, n });
+        let event = (select(events), 1u64..12).prop_map(|((node, name), n)| Trigger::Event {
+            node,
+            name,
+            n,
+        });
         choices.push((3, event.boxed()));
     }
     proptest::strategy::Union::new_weighted(choices).boxed()
@@ -469,6 +478,9 @@ mod tests {
             },
         }];
         let error = plan.check(&shape()).unwrap_err().to_string();
-        assert!(error.contains("`ghost`") && error.contains("server, client"), "{error}");
+        assert!(
+            error.contains("`ghost`") && error.contains("server, client"),
+            "{error}"
+        );
     }
 }

@@ -36,7 +36,11 @@ pub fn screen(plan: &Plan, anomaly: &Anomaly, before: Option<usize>, again: &str
         let _ = writeln!(out, "{head}{line}");
     }
     if anomaly.why.len() > WHY_MAX {
-        let _ = writeln!(out, "      … and {} lines more", anomaly.why.len() - WHY_MAX);
+        let _ = writeln!(
+            out,
+            "      … and {} lines more",
+            anomaly.why.len() - WHY_MAX
+        );
     }
     let _ = write!(out, "again {again}");
     text

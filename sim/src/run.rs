@@ -137,7 +137,9 @@ pub fn check_plan(workload: &dyn Workload, plan: &Plan) -> Result<(), PlanError>
         return Err(PlanError::Sense(text));
     }
     plan.check(&workload.shape())?;
-    workload.check_params(&plan.params).map_err(PlanError::Sense)
+    workload
+        .check_params(&plan.params)
+        .map_err(PlanError::Sense)
 }
 
 /// Runs a plan, in a fresh thread so that every hash map of the run is seeded by it.
@@ -166,10 +168,15 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         World::run(plan, &nodes, |world| phases(world, workload, plan, limits))
     }));
-    let virtual_seconds = nodes.time.get().map_or(0.0, |time| time.elapsed().as_secs_f64());
+    let virtual_seconds = nodes
+        .time
+        .get()
+        .map_or(0.0, |time| time.elapsed().as_secs_f64());
     trace::deaf();
     let (findings, stuck) = outcome.unwrap_or_else(|_| {
-        let what = PANIC.with(|cell| cell.take()).unwrap_or_else(|| "no message".into());
+        let what = PANIC
+            .with(|cell| cell.take())
+            .unwrap_or_else(|| "no message".into());
         let kind = match what.contains(trace::POLL_BUDGET) {
             true => Kind::Stuck,
             false => Kind::Panicked,
@@ -184,7 +191,9 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
         let (broken, allowed) = ledger.check();
         anomalies.extend(broken);
         for (kind, count) in allowed {
-            *shown.entry(format!("{}: {kind}", ledger.claim)).or_default() += count;
+            *shown
+                .entry(format!("{}: {kind}", ledger.claim))
+                .or_default() += count;
         }
         compared += ledger.compared();
     }
@@ -291,11 +300,16 @@ fn quiet_panics() {
             if std::thread::current().name() == Some(RUN_THREAD) {
                 let text = info.payload_as_str().unwrap_or("a panic without text");
                 let place = info.location().map_or(String::new(), |at| {
-                    let file = at.file().rsplit("/registry/src/").next().unwrap_or(at.file());
+                    let file = at
+                        .file()
+                        .rsplit("/registry/src/")
+                        .next()
+                        .unwrap_or(at.file());
                     format!(" at {file}:{}", at.line())
                 });
                 PANIC.with(|cell| {
-                    cell.borrow_mut().get_or_insert_with(|| format!("{text}{place}"));
+                    cell.borrow_mut()
+                        .get_or_insert_with(|| format!("{text}{place}"));
                 });
             } else {
                 before(info);

@@ -48,7 +48,11 @@ pub fn shrink(
     search.faults();
     let (plan, report) = search.best.expect("the plan itself fails");
     let tried = search.tried;
-    Some(Shrunk { plan, report, tried })
+    Some(Shrunk {
+        plan,
+        report,
+        tried,
+    })
 }
 
 struct Search<'a> {
@@ -104,7 +108,10 @@ impl Search<'_> {
                 if self.is_over() {
                     return;
                 }
-                let candidate = Plan { params, ..before.clone() };
+                let candidate = Plan {
+                    params,
+                    ..before.clone()
+                };
                 if self.fails(&candidate) {
                     break;
                 }

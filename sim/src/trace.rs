@@ -170,7 +170,10 @@ pub(crate) fn deaf() {
 struct Listener;
 
 impl Subscriber for Listener {
-    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> tracing::subscriber::Interest {
+    fn register_callsite(
+        &self,
+        metadata: &'static Metadata<'static>,
+    ) -> tracing::subscriber::Interest {
         if self.enabled(metadata) {
             tracing::subscriber::Interest::always()
         } else {
@@ -210,7 +213,8 @@ impl Subscriber for Listener {
             cell.get()
         });
         if polls.is_multiple_of(POLLS_PER_MS_MAX) {
-            let now = madsim::time::TimeHandle::try_current().map_or(Duration::ZERO, |t| t.elapsed());
+            let now =
+                madsim::time::TimeHandle::try_current().map_or(Duration::ZERO, |t| t.elapsed());
             let before = POLLS_AT.with(|cell| cell.replace(now));
             // A poll takes 50 to 100 virtual nanoseconds, and nothing but polls passed the time.
             let busy = Duration::from_nanos(POLLS_PER_MS_MAX * 110);
@@ -252,11 +256,13 @@ impl Visit for Fields {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.push((field.name(), OwnedValue::Text(value.to_owned())));
+        self.0
+            .push((field.name(), OwnedValue::Text(value.to_owned())));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.push((field.name(), OwnedValue::Text(format!("{value:?}"))));
+        self.0
+            .push((field.name(), OwnedValue::Text(format!("{value:?}"))));
     }
 }
 

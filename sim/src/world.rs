@@ -75,7 +75,9 @@ impl World {
             };
             let time = madsim::time::TimeHandle::current();
             assert!(nodes.time.set(time).is_ok(), "one world per registry");
-            world.net.configure(plan.seed, plan.network.clone(), nodes.clone());
+            world
+                .net
+                .configure(plan.seed, plan.network.clone(), nodes.clone());
             world.disks.configure(plan.seed, plan.disk.clone());
             let striking = world.clone();
             nodes.on_strike(move |what| striking.strike(what));
@@ -176,11 +178,17 @@ impl World {
 
     /// Every task of every node, by the place that spawned it: who waits, when nobody goes on.
     pub fn tasks(&self) -> String {
-        let tasks = madsim::runtime::Handle::current().metrics().num_tasks_by_node_by_spawn();
+        let tasks = madsim::runtime::Handle::current()
+            .metrics()
+            .num_tasks_by_node_by_spawn();
         // A dependency's file is named without the folder that this machine keeps it in.
-        let trimmed = tasks.lines().filter(|line| !line.contains("madsim-")).map(|line| {
-            line.split_once("/registry/src/").map_or(line, |(_, file)| file)
-        });
+        let trimmed = tasks
+            .lines()
+            .filter(|line| !line.contains("madsim-"))
+            .map(|line| {
+                line.split_once("/registry/src/")
+                    .map_or(line, |(_, file)| file)
+            });
         trimmed.collect::<Vec<_>>().join("\n")
     }
 
@@ -192,7 +200,12 @@ impl World {
             What::Crash { node, down } => self.crash(index(node), ms(*down)),
             What::PowerLoss { node, down } => self.power_loss(index(node), ms(*down)),
             What::Pause { node, lasts } => self.pause(index(node), ms(*lasts)),
-            What::Cut { from, to, both, lasts } => {
+            What::Cut {
+                from,
+                to,
+                both,
+                lasts,
+            } => {
                 let (from, to) = (index(from), index(to));
                 self.cut(from, to, ms(*lasts));
                 if *both {
@@ -231,7 +244,11 @@ impl World {
                 self.disks.fill(index(node), true);
                 self.schedule(ms(*lasts), Action::Room(index(node)));
             }
-            What::SlowDisk { node, factor, lasts } => {
+            What::SlowDisk {
+                node,
+                factor,
+                lasts,
+            } => {
                 self.struck(index(node), "slow-disk", None);
                 self.disks.slow(index(node), *factor);
                 self.schedule(ms(*lasts), Action::Fast(index(node)));

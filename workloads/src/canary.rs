@@ -23,7 +23,9 @@ impl Workload for Canary {
     }
 
     fn shape(&self) -> Shape {
-        Shape::new().durable("server", &[]).steady("client", &["server"])
+        Shape::new()
+            .durable("server", &[])
+            .steady("client", &["server"])
     }
 
     fn build(&self, world: &World, _: &Plan) -> Box<dyn Scenario> {

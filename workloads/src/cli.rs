@@ -27,9 +27,11 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 /// Deterministic simulation testing for exactly-once streams.
 #[derive(Parser, Debug)]
 #[command(name = "seedbed", version, max_term_width = 100)]
-#[command(after_help = "Without a verb: fuzz the revenue workload for 30 seconds.\n\n\
+#[command(
+    after_help = "Without a verb: fuzz the revenue workload for 30 seconds.\n\n\
     Exit codes: 0 clean, 1 a claim was broken, 2 usage or bad input, 3 stuck, \
-    4 not deterministic, 5 vacuous.")]
+    4 not deterministic, 5 vacuous."
+)]
 struct Arguments {
     #[command(subcommand)]
     verb: Option<Verb>,

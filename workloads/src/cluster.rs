@@ -83,7 +83,9 @@ impl Net for SimNet {
     }
 
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
-        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let port = address
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse().ok());
         let port = port.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         Ok(Box::new(SimListener(self.0.listen(port)?, port)))
     }

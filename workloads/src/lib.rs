@@ -2,14 +2,33 @@
 //!
 //! | module | is |
 //! |---|---|
+//! | `cluster` | the engine's seams joined to a simulated world (simulated build only) |
 //! | [`revenue`] | ShopFlow: order events in, revenue per minute out; its oracle |
-//! | `canary` | must fail |
-//! | `cluster` | the engine's seams joined to a simulated world |
+//! | `canary` | must fail (simulated build only) |
 //! | [`cli`] | the `seedbed` command |
+//!
+//! The pipeline under test is ordinary engine code, and the oracle is a fold over the input log:
+//!
+//! ```
+//! use workloads::revenue::{event::OrderEvent, oracle};
+//!
+//! let event = |id: &str, cents, time| OrderEvent {
+//!     event_id: id.into(),
+//!     order_id: "o-1".into(),
+//!     status: "paid".into(),
+//!     amount_cents: cents,
+//!     event_time: time,
+//! }
+//! .to_bytes();
+//! // One partition; the second event repeats the first, the last one closes the minute.
+//! let log = vec![event("a", 65, 1_000), event("a", 65, 1_000), event("z", 1, 200_000)];
+//! let expected = oracle::fold(&[log]);
+//! assert_eq!(expected.minutes[&0].cents, 65);
+//! ```
 
+#[cfg(madsim)]
+pub mod cluster;
 pub mod revenue;
 #[cfg(madsim)]
 pub mod canary;
-#[cfg(madsim)]
-pub mod cluster;
 pub mod cli;

@@ -126,7 +126,9 @@ impl Store {
         let folder = Path::from(format!("{}/manifest", self.root));
         let list = || async {
             let listed: Vec<_> = self.objects.list(Some(&folder)).try_collect().await?;
-            let names = listed.iter().filter_map(|object| object.location.filename());
+            let names = listed
+                .iter()
+                .filter_map(|object| object.location.filename());
             Ok(names.filter_map(|name| name.parse::<u64>().ok()).max())
         };
         match definite(list).await? {
@@ -178,10 +180,14 @@ impl Store {
         let path = self.place(number);
         let bytes = Bytes::from(serde_json::to_vec_pretty(entry).expect("plain data"));
         let create = || async {
-            let put = self.objects.put_opts(&path, bytes.clone().into(), PutMode::Create.into());
+            let put = self
+                .objects
+                .put_opts(&path, bytes.clone().into(), PutMode::Create.into());
             match put.await {
                 Ok(_) => Ok(true),
-                Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => Ok(false),
+                Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => {
+                    Ok(false)
+                }
                 Err(error) => Err(error),
             }
         };

@@ -103,7 +103,10 @@ impl Broker {
             ids.reserved = text.trim().parse().map_err(wrong)?;
             ids.next = ids.reserved;
         }
-        let listener = host.net.listen(&config.brokers[config.id.0 as usize]).await?;
+        let listener = host
+            .net
+            .listen(&config.brokers[config.id.0 as usize])
+            .await?;
         let peers = Cluster::new(host.clone(), config.brokers.clone());
         let broker = Arc::new(Broker {
             config,
@@ -179,12 +182,17 @@ impl Broker {
         if self.config.id.0 == 0 {
             return Err(ResponseError::UnknownTopicOrPartition);
         }
-        let asked = self.peers.partitions_of(&self.config.brokers[0], topic).await;
+        let asked = self
+            .peers
+            .partitions_of(&self.config.brokers[0], topic)
+            .await;
         match asked.map_err(|_| ResponseError::LeaderNotAvailable)? {
             None => Err(ResponseError::UnknownTopicOrPartition),
             Some(count) => {
                 let added = self.topics.add(topic, count).await;
-                added.map(|_| count).map_err(|_| ResponseError::KafkaStorageError)
+                added
+                    .map(|_| count)
+                    .map_err(|_| ResponseError::KafkaStorageError)
             }
         }
     }
@@ -212,7 +220,13 @@ impl Broker {
                 .with_port(port.parse().unwrap_or(0))
         });
         let names: Vec<String> = match &request.topics {
-            None => self.topics.all().await.into_iter().map(|(name, _)| name).collect(),
+            None => self
+                .topics
+                .all()
+                .await
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect(),
             Some(topics) => {
                 let names = topics.iter().filter_map(|topic| topic.name.as_ref());
                 names.map(|name| name.to_string()).collect()
@@ -253,8 +267,14 @@ impl Broker {
         let mut results = Vec::new();
         for topic in request.topics {
             let name = topic.name.to_string();
-            let partitions = if topic.num_partitions == -1 { 1 } else { topic.num_partitions };
-            let error = self.create_topic(&name, partitions, request.validate_only).await;
+            let partitions = if topic.num_partitions == -1 {
+                1
+            } else {
+                topic.num_partitions
+            };
+            let error = self
+                .create_topic(&name, partitions, request.validate_only)
+                .await;
             results.push(
                 CreatableTopicResult::default()
                     .with_name(topic.name)
@@ -274,7 +294,10 @@ impl Broker {
             return Some(ResponseError::InvalidPartitions);
         }
         if self.config.id.0 != 0 {
-            let asked = self.peers.create_topic_at(&self.config.brokers[0], name, count).await;
+            let asked = self
+                .peers
+                .create_topic_at(&self.config.brokers[0], name, count)
+                .await;
             return match asked {
                 Ok(code) => ResponseError::try_from_code(code),
                 Err(_) => Some(ResponseError::RequestTimedOut),
@@ -304,7 +327,10 @@ impl Broker {
             let reserved = ids.reserved + PRODUCER_IDS_PER_BLOCK;
             let text = reserved.to_string();
             let disk = &*self.host.disk;
-            if host::replace_file(disk, PRODUCER_IDS_FILE, text.as_bytes()).await.is_err() {
+            if host::replace_file(disk, PRODUCER_IDS_FILE, text.as_bytes())
+                .await
+                .is_err()
+            {
                 // The block may have been reserved; its ids are then never used.
                 return answer
                     .with_error_code(ResponseError::CoordinatorNotAvailable.code())
@@ -314,7 +340,9 @@ impl Broker {
         }
         let id = i64::from(self.config.id.0) << BROKER_SHIFT | ids.next;
         ids.next += 1;
-        answer.with_producer_id(ProducerId(id)).with_producer_epoch(0)
+        answer
+            .with_producer_id(ProducerId(id))
+            .with_producer_epoch(0)
     }
 
     /// Appends, in the order in which it is called; the answer waits for the sync.
@@ -477,7 +505,10 @@ impl Broker {
     }
 
     /// The first (timestamp -2) or the next (-1) offset; no other timestamp is served.
-    pub async fn list_offsets(self: &Arc<Self>, request: ListOffsetsRequest) -> ListOffsetsResponse {
+    pub async fn list_offsets(
+        self: &Arc<Self>,
+        request: ListOffsetsRequest,
+    ) -> ListOffsetsResponse {
         let mut topics = Vec::new();
         for topic in request.topics {
             let mut answers = Vec::new();

@@ -91,7 +91,10 @@ impl Cluster {
     }
 
     /// Connects to the leader of a partition.
-    pub async fn connect_leader(&self, of: &TopicPartition) -> Result<SharedConnection, ClusterError> {
+    pub async fn connect_leader(
+        &self,
+        of: &TopicPartition,
+    ) -> Result<SharedConnection, ClusterError> {
         let known = self.0.leaders.lock().expect("leaders").get(of).cloned();
         let address = match known {
             Some(address) => address,
@@ -118,16 +121,26 @@ impl Cluster {
                 if let Some(address) = addresses.get(&partition.leader_id) {
                     let index = PartitionId(partition.partition_index);
                     let key = TopicPartition::new(&of.topic, index);
-                    self.0.leaders.lock().expect("leaders").insert(key, address.clone());
+                    self.0
+                        .leaders
+                        .lock()
+                        .expect("leaders")
+                        .insert(key, address.clone());
                 }
             }
         }
         let known = self.0.leaders.lock().expect("leaders").get(of).cloned();
-        known.ok_or(ClusterError::Refused(ResponseError::UnknownTopicOrPartition))
+        known.ok_or(ClusterError::Refused(
+            ResponseError::UnknownTopicOrPartition,
+        ))
     }
 
     /// How many partitions a topic has, as one broker knows; nothing if there is no such topic.
-    pub async fn partitions_of(&self, address: &str, topic: &str) -> Result<Option<i32>, CallError> {
+    pub async fn partitions_of(
+        &self,
+        address: &str,
+        topic: &str,
+    ) -> Result<Option<i32>, CallError> {
         let connection = self.connect(address).await?;
         let answer = connection.call(&metadata_of(topic)).await?;
         let topic = answer.topics.first();
@@ -167,7 +180,11 @@ impl Cluster {
             .with_timeout_ms(REQUEST_TIMEOUT.as_millis() as i32);
         let answer = connection.call(&request).await?;
         let topic = answer.topics.first();
-        Ok(topic.map_or(ResponseError::UnknownServerError.code(), |topic| topic.error_code))
+        Ok(
+            topic.map_or(ResponseError::UnknownServerError.code(), |topic| {
+                topic.error_code
+            }),
+        )
     }
 
     /// Creates a topic, or finds that it exists. Tries until it is told either.
@@ -203,8 +220,12 @@ impl Cluster {
             .with_replica_id(BrokerId(-1))
             .with_topics(vec![topic]);
         let answer = connection.call(&request).await?;
-        let partitions = answer.topics.first().and_then(|topic| topic.partitions.first());
-        let partition = partitions.ok_or(ClusterError::Refused(ResponseError::UnknownServerError))?;
+        let partitions = answer
+            .topics
+            .first()
+            .and_then(|topic| topic.partitions.first());
+        let partition =
+            partitions.ok_or(ClusterError::Refused(ResponseError::UnknownServerError))?;
         ClusterError::of_code(partition.error_code).inspect_err(|_| self.forget_leader(of))?;
         Ok(Offset(partition.offset))
     }

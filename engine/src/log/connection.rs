@@ -69,9 +69,15 @@ impl Connection {
                 .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
             let answer = connection.call(&request).await?;
             for ours in crate::wire::APIS {
-                let theirs = answer.api_keys.iter().find(|api| api.api_key == ours.key as i16);
+                let theirs = answer
+                    .api_keys
+                    .iter()
+                    .find(|api| api.api_key == ours.key as i16);
                 if theirs.is_none_or(|api| api.max_version < ours.version_max) {
-                    let text = format!("{address} does not speak {:?} {}", ours.key, ours.version_max);
+                    let text = format!(
+                        "{address} does not speak {:?} {}",
+                        ours.key, ours.version_max
+                    );
                     return Err(garbage(text).into());
                 }
             }
@@ -87,12 +93,20 @@ impl Connection {
         &self,
         request: &R,
     ) -> impl Future<Output = Result<R::Response, CallError>> + Send + 'static {
-        let version = api_of(R::KEY).expect("we ask only what we speak").version_max;
+        let version = api_of(R::KEY)
+            .expect("we ask only what we speak")
+            .version_max;
         let correlation = self.next.fetch_add(1, Ordering::Relaxed);
         let (answer, response) = oneshot::channel();
         let sent = encode_request(request, version, correlation).and_then(|frame| {
-            let call = Call { frame, correlation, answer };
-            self.calls.send(call).map_err(|_| io::ErrorKind::BrokenPipe.into())
+            let call = Call {
+                frame,
+                correlation,
+                answer,
+            };
+            self.calls
+                .send(call)
+                .map_err(|_| io::ErrorKind::BrokenPipe.into())
         });
         let timeout = self.timeout;
         async move {
@@ -126,7 +140,9 @@ async fn drive(wire: Box<dyn Wire>, mut calls: mpsc::UnboundedReceiver<Call>) {
     };
     let read = async {
         while let Some(frame) = frame::read_frame(&mut reader).await? {
-            let correlation = frame.first_chunk::<4>().map(|bytes| i32::from_be_bytes(*bytes));
+            let correlation = frame
+                .first_chunk::<4>()
+                .map(|bytes| i32::from_be_bytes(*bytes));
             let Some((asked, answer)) = waiting.recv().await else {
                 return Ok(());
             };

@@ -81,7 +81,10 @@ impl Consumer {
                 self.connection.insert(connection).clone()
             }
         };
-        let answer = connection.call(&self.request()).await.map_err(|_| Trouble::Later)?;
+        let answer = connection
+            .call(&self.request())
+            .await
+            .map_err(|_| Trouble::Later)?;
         let partition = (answer.responses.into_iter())
             .flat_map(|topic| topic.partitions)
             .next()

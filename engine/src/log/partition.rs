@@ -92,7 +92,10 @@ impl Partition {
         segment_bytes: u64,
     ) -> Result<Partition, LogError> {
         let names = disk.list(&folder).await.map_err(LogError::io(&folder))?;
-        let bases: Vec<Offset> = names.iter().filter_map(|name| segment::base_of(name)).collect();
+        let bases: Vec<Offset> = names
+            .iter()
+            .filter_map(|name| segment::base_of(name))
+            .collect();
         let mut inner = Inner {
             segments: Vec::new(),
             end_offset: Offset(0),
@@ -144,7 +147,10 @@ impl Partition {
         }
         match inner.producers.decide(&header) {
             Decision::Append => {}
-            Decision::Duplicate { base_offset, end_offset } => {
+            Decision::Duplicate {
+                base_offset,
+                end_offset,
+            } => {
                 tracing::info!(name: "log.duplicate", partition = %self.folder);
                 return Ok(Appended {
                     base_offset: Some(base_offset),
@@ -188,7 +194,10 @@ impl Partition {
 
     /// Waits until everything in front of `end` is durable.
     pub async fn wait_synced(&self, end: Offset) -> Result<(), LogError> {
-        let reached = self.synced.wait_for(|synced| synced.failed || synced.until >= end).await;
+        let reached = self
+            .synced
+            .wait_for(|synced| synced.failed || synced.until >= end)
+            .await;
         match reached.until >= end {
             true => Ok(()),
             false => Err(self.gave_up()),
@@ -213,7 +222,8 @@ impl Partition {
                 self.give_up();
                 return LogError::io(&path)(error);
             }
-            self.synced.update(|synced| synced.until = synced.until.max(end));
+            self.synced
+                .update(|synced| synced.until = synced.until.max(end));
             tracing::info!(name: "log.synced", partition = %self.folder, end_offset = end.0);
         }
     }
@@ -225,7 +235,9 @@ impl Partition {
 
     /// Waits until there is a record at `offset`.
     pub async fn wait_readable(&self, offset: Offset) {
-        self.synced.wait_for(|synced| synced.failed || synced.until > offset).await;
+        self.synced
+            .wait_for(|synced| synced.failed || synced.until > offset)
+            .await;
     }
 
     /// Whole batches from the one that holds `offset` on, at least one if there is one, up to
@@ -235,14 +247,21 @@ impl Partition {
         let (file, path, from, len) = {
             let inner = self.inner.lock().await;
             let holds = |segment: &&Segment| {
-                segment.entries.last().is_some_and(|last| last.header.end_offset() > offset)
+                segment
+                    .entries
+                    .last()
+                    .is_some_and(|last| last.header.end_offset() > offset)
             };
             let Some(segment) = inner.segments.iter().find(holds) else {
                 return Ok(Bytes::new());
             };
-            let first = segment.entries.partition_point(|e| e.header.end_offset() <= offset);
+            let first = segment
+                .entries
+                .partition_point(|e| e.header.end_offset() <= offset);
             let mut entries = segment.entries[first..].iter();
-            let readable = entries.by_ref().take_while(|e| e.header.end_offset() <= until);
+            let readable = entries
+                .by_ref()
+                .take_while(|e| e.header.end_offset() <= until);
             let (mut len, mut from) = (0, None);
             for entry in readable {
                 let begins = *from.get_or_insert(entry.position);
@@ -285,8 +304,11 @@ impl Partition {
             self.give_up();
             return Err(LogError::io(&active.path)(error));
         }
-        self.synced.update(|synced| synced.until = synced.until.max(end));
-        self.begin_segment(inner).await.inspect_err(|_| self.give_up())
+        self.synced
+            .update(|synced| synced.until = synced.until.max(end));
+        self.begin_segment(inner)
+            .await
+            .inspect_err(|_| self.give_up())
     }
 
     async fn begin_segment(&self, inner: &mut Inner) -> Result<(), LogError> {
@@ -331,7 +353,10 @@ impl Inner {
     ) -> Result<(), LogError> {
         let mut file = disk.open(&path).await.map_err(LogError::io(&path))?;
         let size = file.size().await.map_err(LogError::io(&path))?;
-        let bytes = file.read_at(0, size as usize).await.map_err(LogError::io(&path))?;
+        let bytes = file
+            .read_at(0, size as usize)
+            .await
+            .map_err(LogError::io(&path))?;
         let scan = segment::scan(&bytes, base);
         match scan.tail {
             Tail::Clean => {}
@@ -386,7 +411,9 @@ fn unframe(bytes: &Bytes, path: &str, offset: Offset) -> Result<Bytes, LogError>
             what,
         };
         let header = BatchHeader::peek(rest).map_err(|error| damaged(error.to_string()))?;
-        let batch = rest.get(..header.bytes).ok_or_else(|| damaged("cut off".into()))?;
+        let batch = rest
+            .get(..header.bytes)
+            .ok_or_else(|| damaged("cut off".into()))?;
         BatchHeader::read(batch).map_err(|error| damaged(error.to_string()))?;
         out.extend_from_slice(batch);
         at += header.bytes + segment::FRAME_HEADER_BYTES;

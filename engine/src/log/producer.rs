@@ -121,7 +121,9 @@ impl Producer {
     ) -> impl std::future::Future<Output = Delivered> + Send + 'static {
         let lane = {
             let mut lanes = self.lanes.lock().expect("lanes");
-            let lane = lanes.entry(to.clone()).or_insert_with(|| self.begin_lane(to));
+            let lane = lanes
+                .entry(to.clone())
+                .or_insert_with(|| self.begin_lane(to));
             lane.clone()
         };
         let (told, delivered) = oneshot::channel();
@@ -242,7 +244,11 @@ impl Lane {
                     }
                 }
             };
-            for batch in self.unacked.iter_mut().filter(|batch| batch.answer.is_none()) {
+            for batch in self
+                .unacked
+                .iter_mut()
+                .filter(|batch| batch.answer.is_none())
+            {
                 let request = request(&self.to, batch.bytes.clone());
                 batch.answer = Some(connection.call(&request).boxed());
             }
@@ -268,8 +274,10 @@ impl Lane {
                 Err(_) => tokio::time::sleep_until(until).await,
             }
         }
-        let (records, told): (Vec<_>, Vec<_>) =
-            batch.into_iter().map(|order| (order.record, order.told)).unzip();
+        let (records, told): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|order| (order.record, order.told))
+            .unzip();
         let Ok(bytes) = batch::encode(&records, self.id, self.epoch, self.next) else {
             return false;
         };
@@ -323,7 +331,10 @@ fn judge(answer: Result<ProduceResponse, CallError>) -> Answer {
         Ok(response) => response,
         Err(error) => return Answer::Again(error.to_string()),
     };
-    let partition = response.responses.first().and_then(|topic| topic.partition_responses.first());
+    let partition = response
+        .responses
+        .first()
+        .and_then(|topic| topic.partition_responses.first());
     let Some(partition) = partition else {
         return Answer::Again("an answer about nothing".into());
     };

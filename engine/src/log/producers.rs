@@ -75,13 +75,15 @@ impl Producers {
         if producer.epoch > batch.epoch {
             return Decision::Fenced;
         }
-        let last = producer.batches.back().expect("a producer has appended a batch");
+        let last = producer
+            .batches
+            .back()
+            .expect("a producer has appended a batch");
         if batch.sequence == last.last.plus(1) {
             return Decision::Append;
         }
-        let same = |seen: &&Batch| {
-            seen.first == batch.sequence && seen.last == batch.last_sequence()
-        };
+        let same =
+            |seen: &&Batch| seen.first == batch.sequence && seen.last == batch.last_sequence();
         if let Some(seen) = producer.batches.iter().find(same) {
             return Decision::Duplicate {
                 base_offset: seen.base_offset,
@@ -150,7 +152,13 @@ mod tests {
             let decision = producers.decide(&batch(0, index * 10, 10, 0));
             let offset = i64::from(index) * 10;
             let (base_offset, end_offset) = (Offset(offset), Offset(offset + 10));
-            assert_eq!(decision, Decision::Duplicate { base_offset, end_offset });
+            assert_eq!(
+                decision,
+                Decision::Duplicate {
+                    base_offset,
+                    end_offset
+                }
+            );
         }
         assert_eq!(producers.decide(&batch(0, 70, 10, 0)), Decision::OutOfOrder);
         assert_eq!(producers.decide(&batch(-1, 60, 10, 0)), Decision::Fenced);
@@ -166,7 +174,10 @@ mod tests {
         let next = batch(0, 2, 3, 5);
         assert_eq!(producers.decide(&next), Decision::Append);
         producers.apply(&next);
-        assert_eq!(producers.decide(&batch(0, i32::MAX - 9, 8, 0)), Decision::Forgotten);
+        assert_eq!(
+            producers.decide(&batch(0, i32::MAX - 9, 8, 0)),
+            Decision::Forgotten
+        );
     }
 
     proptest! {

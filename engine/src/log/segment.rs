@@ -87,7 +87,11 @@ pub fn scan(bytes: &[u8], base: Offset) -> Scan {
                     Err(what) => what,
                 };
                 let damaged = knows_more(&bytes[at..], scan.end_offset);
-                scan.tail = if damaged { Tail::Damaged(what) } else { Tail::Torn(what) };
+                scan.tail = if damaged {
+                    Tail::Damaged(what)
+                } else {
+                    Tail::Torn(what)
+                };
                 break;
             }
         }
@@ -109,7 +113,9 @@ fn knows_more(bytes: &[u8], offset: Offset) -> bool {
 
 fn find_magic(bytes: &[u8], from: usize) -> Option<usize> {
     let rest = bytes.get(from..)?;
-    let at = rest.windows(MAGIC.len()).position(|window| window == MAGIC)?;
+    let at = rest
+        .windows(MAGIC.len())
+        .position(|window| window == MAGIC)?;
     Some(from + at)
 }
 
@@ -122,7 +128,10 @@ fn read_frame(bytes: &[u8]) -> Result<(BatchHeader, Offset), String> {
     }
     let len = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
     if len < HEADER_BYTES || len > rest.len() {
-        return Err(format!("a batch of {len} bytes where {} are left", rest.len()));
+        return Err(format!(
+            "a batch of {len} bytes where {} are left",
+            rest.len()
+        ));
     }
     let claimed = u32::from_be_bytes([head[8], head[9], head[10], head[11]]);
     if claimed != crc32c::crc32c(&bytes[12..FRAME_HEADER_BYTES + len]) {

@@ -93,7 +93,10 @@ async fn begin(broker: &Arc<Broker>, request: Bytes) -> io::Result<Response> {
             let answer = broker.api_versions(ResponseError::UnsupportedVersion.code());
             return Ok(ready(api.key, Head { version: 0, ..head }, answer));
         }
-        return Err(garbage(format!("{:?} version {version} is not served", api.key)));
+        return Err(garbage(format!(
+            "{:?} version {version} is not served",
+            api.key
+        )));
     }
     let response = match api.key {
         ApiKey::ApiVersions => {

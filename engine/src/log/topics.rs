@@ -57,7 +57,11 @@ impl Topics {
     /// All topics that are known here.
     pub async fn all(&self) -> Vec<(String, i32)> {
         let known = self.known.lock().await;
-        known.topics.iter().map(|(topic, partitions)| (topic.clone(), *partitions)).collect()
+        known
+            .topics
+            .iter()
+            .map(|(topic, partitions)| (topic.clone(), *partitions))
+            .collect()
     }
 
     /// Takes note of a topic, durably before it is used.

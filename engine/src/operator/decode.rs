@@ -37,7 +37,9 @@ where
 
     fn process(&mut self, record: &Record) -> Result<Option<T>, Reject> {
         let payload = record.value.as_deref().unwrap_or_default();
-        (self.decode)(payload).map(Some).map_err(Reject::Undecodable)
+        (self.decode)(payload)
+            .map(Some)
+            .map_err(Reject::Undecodable)
     }
 
     fn watermark(&self) -> EventTime {

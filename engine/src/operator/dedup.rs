@@ -60,11 +60,19 @@ impl<S, I: Ord + Clone, F> Dedup<S, I, F> {
     /// Forgets the ids that the watermark has passed by the window.
     fn forget(&mut self, watermark: EventTime) {
         let until = watermark.0.saturating_sub(self.window_ms);
-        while self.by_time.first().is_some_and(|(time, _)| time.0 <= until) {
+        while self
+            .by_time
+            .first()
+            .is_some_and(|(time, _)| time.0 <= until)
+        {
             let (_, id) = self.by_time.pop_first().expect("just seen");
             self.seen.remove(&id);
         }
-        assert_eq!(self.seen.len(), self.by_time.len(), "two views of the same ids");
+        assert_eq!(
+            self.seen.len(),
+            self.by_time.len(),
+            "two views of the same ids"
+        );
     }
 }
 
@@ -93,7 +101,10 @@ where
     }
 
     fn snapshot(&self) -> Self::State {
-        (self.inner.snapshot(), self.by_time.iter().cloned().collect())
+        (
+            self.inner.snapshot(),
+            self.by_time.iter().cloned().collect(),
+        )
     }
 
     fn restore(&mut self, (inner, seen): Self::State) {
@@ -128,7 +139,11 @@ mod tests {
 
     fn stage(window_ms: i64) -> impl Stage<Out = Timed<(u8, u8)>> {
         let decode = |bytes: &[u8]| Ok((bytes[0], bytes[1]));
-        let stamped = Stamp::new(Decode::new(decode), |v: &(u8, u8)| EventTime(v.1.into()), 10);
+        let stamped = Stamp::new(
+            Decode::new(decode),
+            |v: &(u8, u8)| EventTime(v.1.into()),
+            10,
+        );
         Dedup::new(stamped, |v: &(u8, u8)| v.0, window_ms)
     }
 

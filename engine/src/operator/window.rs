@@ -41,7 +41,10 @@ pub struct Windows<K: Ord, A> {
 impl<K: Ord + Clone, A: Default> Windows<K, A> {
     /// No windows yet, of `size_ms`, over this many inputs.
     pub fn new(size_ms: i64, inputs: usize) -> Self {
-        assert!(size_ms > 0 && inputs > 0, "windows of {size_ms} ms over {inputs} inputs");
+        assert!(
+            size_ms > 0 && inputs > 0,
+            "windows of {size_ms} ms over {inputs} inputs"
+        );
         Windows {
             size_ms,
             watermarks: vec![EventTime(i64::MIN); inputs],
@@ -56,9 +59,15 @@ impl<K: Ord + Clone, A: Default> Windows<K, A> {
 
     /// Folds a value into its window.
     pub fn add<V>(&mut self, keyed: Keyed<K, V>, fold: impl Fn(&mut A, V)) {
-        assert!(keyed.time > self.watermark(), "late values end at their source");
+        assert!(
+            keyed.time > self.watermark(),
+            "late values end at their source"
+        );
         let start = window_start(keyed.time, self.size_ms);
-        fold(self.open.entry((start, keyed.key)).or_default(), keyed.value);
+        fold(
+            self.open.entry((start, keyed.key)).or_default(),
+            keyed.value,
+        );
     }
 
     /// An input's watermark advances: the windows that fire, in order of start and key.

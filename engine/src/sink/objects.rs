@@ -58,7 +58,10 @@ impl Sink for Objects {
         let rows = std::mem::take(&mut self.rows);
         let count = rows.len() as u64;
         if rows.is_empty() {
-            return Ok(Prepared { object: None, rows: 0 });
+            return Ok(Prepared {
+                object: None,
+                rows: 0,
+            });
         }
         let path = self.store.output_path(checkpoint, &self.task);
         let bytes = serde_json::to_vec(&rows).expect("rows are plain data");

@@ -14,8 +14,8 @@ use kafka_protocol::{
     indexmap::IndexMap,
     protocol::StrBytes,
     records::{
-        Compression, Record as WireRecord, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions,
-        TimestampType,
+        Compression, Record as WireRecord, RecordBatchDecoder, RecordBatchEncoder,
+        RecordEncodeOptions, TimestampType,
     },
 };
 
@@ -130,7 +130,9 @@ impl BatchHeader {
 }
 
 fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    bytes[at..at + N].try_into().expect("the length was checked")
+    bytes[at..at + N]
+        .try_into()
+        .expect("the length was checked")
 }
 
 /// Gives a batch its place in the log. The checksum does not cover it.
@@ -193,14 +195,16 @@ pub fn decode(bytes: &Bytes) -> Result<Vec<Record>, BatchError> {
         BatchHeader::read(&batch)?;
         let set = RecordBatchDecoder::decode(&mut batch.clone())
             .map_err(|error| BatchError::Records(error.to_string()))?;
-        records.extend(set.records.into_iter().map(|record| Record {
-            offset: Offset(record.offset),
-            key: record.key,
-            value: record.value,
-            headers: (record.headers.into_iter())
-                .map(|(name, value)| (name.to_string(), value.unwrap_or_default()))
-                .collect(),
-            timestamp_ms: record.timestamp,
+        records.extend(set.records.into_iter().map(|record| {
+            Record {
+                offset: Offset(record.offset),
+                key: record.key,
+                value: record.value,
+                headers: (record.headers.into_iter())
+                    .map(|(name, value)| (name.to_string(), value.unwrap_or_default()))
+                    .collect(),
+                timestamp_ms: record.timestamp,
+            }
         }));
     }
     Ok(records)
@@ -219,7 +223,13 @@ mod tests {
                 ..NewRecord::default()
             })
             .collect();
-        encode(&records, ProducerId(7), ProducerEpoch(1), Sequence(i32::MAX)).unwrap()
+        encode(
+            &records,
+            ProducerId(7),
+            ProducerEpoch(1),
+            Sequence(i32::MAX),
+        )
+        .unwrap()
     }
 
     proptest! {

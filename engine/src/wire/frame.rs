@@ -19,7 +19,9 @@ pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Opt
         read => read?,
     };
     let len = i32::from_be_bytes(len);
-    let bytes = usize::try_from(len).ok().filter(|len| *len <= FRAME_BYTES_MAX);
+    let bytes = usize::try_from(len)
+        .ok()
+        .filter(|len| *len <= FRAME_BYTES_MAX);
     let Some(bytes) = bytes else {
         return Err(garbage(format!("a frame of {len} bytes")));
     };
@@ -35,7 +37,11 @@ pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Opt
 }
 
 /// The frame of a request.
-pub fn encode_request<R: Request>(request: &R, version: i16, correlation: i32) -> io::Result<Bytes> {
+pub fn encode_request<R: Request>(
+    request: &R,
+    version: i16,
+    correlation: i32,
+) -> io::Result<Bytes> {
     let header = RequestHeader::default()
         .with_request_api_key(R::KEY)
         .with_request_api_version(version)
@@ -53,7 +59,12 @@ pub fn encode_response<M: Encodable>(
     response: &M,
 ) -> io::Result<Bytes> {
     let header = ResponseHeader::default().with_correlation_id(correlation);
-    encode(&header, key.response_header_version(version), response, version)
+    encode(
+        &header,
+        key.response_header_version(version),
+        response,
+        version,
+    )
 }
 
 fn encode<H: Encodable, M: Encodable>(

@@ -4,7 +4,10 @@ use super::{Anomaly, Kind, Ledger};
 
 /// Every sighting of what neither must nor may be there.
 pub fn check(ledger: &Ledger) -> Vec<Anomaly> {
-    let unexplained = ledger.seen.keys().filter(|key| ledger.expected(key).is_none());
+    let unexplained = ledger
+        .seen
+        .keys()
+        .filter(|key| ledger.expected(key).is_none());
     unexplained
         .map(|key| ledger.anomaly(Kind::Phantom, key, format!("{key} comes from nowhere")))
         .collect()

@@ -11,7 +11,10 @@ pub fn check(ledger: &Ledger) -> Vec<Anomaly> {
         };
         for seen in seen.iter().map(|seen| seen.amount) {
             if seen.count == expected.count && seen.sum != expected.sum {
-                let what = format!("{key} adds up to {}, the oracle says {}", seen.sum, expected.sum);
+                let what = format!(
+                    "{key} adds up to {}, the oracle says {}",
+                    seen.sum, expected.sum
+                );
                 anomalies.push(ledger.anomaly(Kind::Torn, key, what));
             }
         }

@@ -37,19 +37,24 @@ impl File {
     /// Up to `len` bytes from `offset`; fewer at the end of the file.
     pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         self.disk.step("disk.read", &self.path, len as u64).await;
-        self.disk.on_volume(|volume| volume.read_at(self.inode, offset, len))
+        self.disk
+            .on_volume(|volume| volume.read_at(self.inode, offset, len))
     }
 
     /// Writes all of `bytes` at `offset`, which is at most the file's length.
     pub async fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.disk.step("disk.write", &self.path, bytes.len() as u64).await;
-        self.disk.on_volume(|volume| volume.write_at(self.inode, offset, bytes))
+        self.disk
+            .step("disk.write", &self.path, bytes.len() as u64)
+            .await;
+        self.disk
+            .on_volume(|volume| volume.write_at(self.inode, offset, bytes))
     }
 
     /// Cuts the file to `len` bytes, or fills it up to there with zeros.
     pub async fn truncate(&self, len: u64) -> io::Result<()> {
         self.disk.step("disk.truncate", &self.path, len).await;
-        self.disk.on_volume(|volume| volume.truncate(self.inode, len))
+        self.disk
+            .on_volume(|volume| volume.truncate(self.inode, len))
     }
 
     /// Makes what was written before the call durable. What is written while it runs may not be.
@@ -62,6 +67,7 @@ impl File {
         })?;
         self.disk.wait_sync().await;
         let begun = begun.expect("begun above");
-        self.disk.on_volume(|volume| volume.end_sync(self.inode, begun))
+        self.disk
+            .on_volume(|volume| volume.end_sync(self.inode, begun))
     }
 }

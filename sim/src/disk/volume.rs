@@ -112,7 +112,11 @@ impl Volume {
 
     pub fn list(&self, directory: &str) -> Vec<String> {
         let names = self.names.keys().filter(|path| parent(path) == directory);
-        let prefix = if directory.is_empty() { 0 } else { directory.len() + 1 };
+        let prefix = if directory.is_empty() {
+            0
+        } else {
+            directory.len() + 1
+        };
         names.map(|path| path[prefix..].to_owned()).collect()
     }
 
@@ -120,7 +124,8 @@ impl Volume {
         self.check(DiskOp::Write)?;
         let inode = self.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         self.names.insert(to.to_owned(), inode);
-        self.pending.push(Entry::Renamed(from.to_owned(), to.to_owned(), inode));
+        self.pending
+            .push(Entry::Renamed(from.to_owned(), to.to_owned(), inode));
         Ok(())
     }
 
@@ -157,7 +162,10 @@ impl Volume {
     pub fn write_at(&mut self, inode: InodeId, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let offset = offset as usize;
         let grows = offset + bytes.len() > self.inode(inode)?.cache.len();
-        assert!(offset <= self.inode(inode)?.cache.len(), "a write past the end");
+        assert!(
+            offset <= self.inode(inode)?.cache.len(),
+            "a write past the end"
+        );
         let failed = if self.full && grows {
             Err(io::Error::new(io::ErrorKind::StorageFull, NO_SPACE))
         } else {
@@ -185,7 +193,10 @@ impl Volume {
             let (from, to) = (page * PAGE, ((page + 1) * PAGE).min(len));
             inode.cache[from.min(len)..to].to_vec()
         };
-        let pages = inode.dirty.iter().map(|(page, write)| (*page, (*write, copy(*page))));
+        let pages = inode
+            .dirty
+            .iter()
+            .map(|(page, write)| (*page, (*write, copy(*page))));
         Ok(Sync {
             pages: pages.collect(),
             len: (len, inode.len_write),
@@ -229,7 +240,9 @@ impl Volume {
     }
 
     fn inode(&mut self, inode: InodeId) -> io::Result<&mut Inode> {
-        self.inodes.get_mut(&inode).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.inodes
+            .get_mut(&inode)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn check(&mut self, op: DiskOp) -> io::Result<()> {
@@ -309,7 +322,10 @@ impl Inode {
         let mut after = self.platter.clone();
         after.resize(len, 0);
         for page in self.dirty.keys() {
-            let (from, to) = ((page * PAGE).min(len), ((page + 1) * PAGE).min(len).min(len_new));
+            let (from, to) = (
+                (page * PAGE).min(len),
+                ((page + 1) * PAGE).min(len).min(len_new),
+            );
             if from >= to {
                 damage.pages_lost += 1;
                 continue;

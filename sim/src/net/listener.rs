@@ -49,7 +49,12 @@ impl Listener {
         };
         let name = peer.as_deref().unwrap_or("gone");
         let fields = [("from", Value::Text(name)), ("conn", Value::Num(number))];
-        if self.host.nodes.step(self.host.id, "net.accept", &fields).is_err() {
+        if self
+            .host
+            .nodes
+            .step(self.host.id, "net.accept", &fields)
+            .is_err()
+        {
             return std::future::pending().await;
         }
         Ok((Stream::new(self.host.clone(), number, 1), name.to_owned()))

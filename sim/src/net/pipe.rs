@@ -110,7 +110,10 @@ impl Pipe {
                     self.queue.pop_front();
                 }
                 self.queued_bytes -= part.len() as u64;
-                self.writer.take().into_iter().for_each(|waker| waker.wake());
+                self.writer
+                    .take()
+                    .into_iter()
+                    .for_each(|waker| waker.wake());
                 Arrived::Data(part)
             }
         }
@@ -127,19 +130,26 @@ impl Pipe {
         self.queue.clear();
         self.queued_bytes = 0;
         self.finished = false;
-        self.writer.take().into_iter().for_each(|waker| waker.wake());
+        self.writer
+            .take()
+            .into_iter()
+            .for_each(|waker| waker.wake());
     }
 
     /// Loses what has not arrived by `now`, and the end that was to follow.
     pub fn drop_in_flight(&mut self, now: Duration) {
-        self.queue.retain(|(at, _)| *at <= now && now != Duration::MAX);
+        self.queue
+            .retain(|(at, _)| *at <= now && now != Duration::MAX);
         self.queued_bytes = (self.queue.iter())
             .map(|(_, segment)| match segment {
                 Segment::Data(bytes) => bytes.len() as u64,
                 _ => 0,
             })
             .sum();
-        self.finished = self.queue.iter().any(|(_, s)| !matches!(s, Segment::Data(_)));
+        self.finished = self
+            .queue
+            .iter()
+            .any(|(_, s)| !matches!(s, Segment::Data(_)));
     }
 
     /// Nothing arrives before `at`.
@@ -152,6 +162,9 @@ impl Pipe {
     }
 
     fn wake_reader(&mut self) {
-        self.reader.take().into_iter().for_each(|waker| waker.wake());
+        self.reader
+            .take()
+            .into_iter()
+            .for_each(|waker| waker.wake());
     }
 }

@@ -48,7 +48,12 @@ impl Stream {
     pub fn peer(&self) -> Option<String> {
         let inner = self.host.net.lock();
         let conn = inner.conns.get(&self.conn)?;
-        Some(self.host.nodes.name(conn.ends[1 - self.side].host.node).to_string())
+        Some(
+            self.host
+                .nodes
+                .name(conn.ends[1 - self.side].host.node)
+                .to_string(),
+        )
     }
 
     fn wait_until(&mut self, at: Duration, cx: &mut Context<'_>) {
@@ -115,7 +120,12 @@ impl AsyncRead for Stream {
             Arrived::Data(bytes) => {
                 let hash = ("hash", Value::Num(xxh3_64(&bytes)));
                 let fields = [conn, ("bytes", Value::Num(bytes.len() as u64)), hash];
-                if this.host.nodes.step(this.host.id, "net.recv", &fields).is_err() {
+                if this
+                    .host
+                    .nodes
+                    .step(this.host.id, "net.recv", &fields)
+                    .is_err()
+                {
                     return Poll::Pending;
                 }
                 buf.put_slice(&bytes);
@@ -123,7 +133,9 @@ impl AsyncRead for Stream {
             }
             Arrived::End => Poll::Ready(Ok(())),
             Arrived::Reset => {
-                this.host.nodes.note(this.host.id.node, "net.reset", &[conn]);
+                this.host
+                    .nodes
+                    .note(this.host.id.node, "net.reset", &[conn]);
                 Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
             }
         }
@@ -151,7 +163,12 @@ impl AsyncWrite for Stream {
             ("conn", Value::Num(this.conn)),
             ("bytes", Value::Num(part.len() as u64)),
         ];
-        if this.host.nodes.step(this.host.id, "net.send", &fields).is_err() {
+        if this
+            .host
+            .nodes
+            .step(this.host.id, "net.send", &fields)
+            .is_err()
+        {
             return Poll::Pending;
         }
         net.lock().send(this, part);
@@ -225,7 +242,11 @@ impl Inner {
             }
             return;
         }
-        if let Some(link) = self.links.get_mut(&(me, peer)).filter(|link| link.lose_next) {
+        if let Some(link) = self
+            .links
+            .get_mut(&(me, peer))
+            .filter(|link| link.lose_next)
+        {
             link.lose_next = false;
             nodes.trace.count("lost-ack");
             nodes.note(me, "fault.lost-ack", &[("conn", Value::Num(stream.conn))]);

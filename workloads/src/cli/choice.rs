@@ -16,7 +16,10 @@ pub(super) fn workloads() -> Vec<Arc<dyn Workload>> {
 /// The workload called `name`.
 pub(super) fn workload(name: &str) -> Result<Arc<dyn Workload>, BadInput> {
     let all = workloads();
-    let names: Vec<String> = all.iter().map(|workload| workload.name().to_owned()).collect();
+    let names: Vec<String> = all
+        .iter()
+        .map(|workload| workload.name().to_owned())
+        .collect();
     let found = all.into_iter().find(|workload| workload.name() == name);
     found.ok_or_else(|| {
         let names = names.join(", ");
@@ -40,9 +43,8 @@ impl Adjust {
             Some(path) => {
                 // A plan that is saved finds the file from anywhere.
                 let found = path.canonicalize();
-                let found = found.map_err(|error| {
-                    BadInput::new(format!("{}: {error}", path.display()))
-                })?;
+                let found =
+                    found.map_err(|error| BadInput::new(format!("{}: {error}", path.display())))?;
                 Some(found.display().to_string())
             }
         };
@@ -73,7 +75,8 @@ impl Adjust {
     /// Changes a plan as the command line wants it.
     pub fn apply(&self, plan: &mut Plan) {
         if let Some(kinds) = &self.kinds {
-            plan.faults.retain(|fault| kinds.contains(fault.what.kind()));
+            plan.faults
+                .retain(|fault| kinds.contains(fault.what.kind()));
         }
         if !self.changes_settings() {
             return;
@@ -102,12 +105,23 @@ impl Adjust {
         let job = &self.arguments.job;
         let mut text = String::new();
         let mut add = |argument: String| text += &format!(" {argument}");
-        job.guarantee.iter().for_each(|guarantee| add(format!("--guarantee {guarantee}")));
-        job.sink.iter().for_each(|sink| add(format!("--sink {}", sink.name())));
+        job.guarantee
+            .iter()
+            .for_each(|guarantee| add(format!("--guarantee {guarantee}")));
+        job.sink
+            .iter()
+            .for_each(|sink| add(format!("--sink {}", sink.name())));
         job.unchecked.then(|| add("--unchecked".into()));
-        self.arguments.records.iter().for_each(|records| add(format!("--records {records}")));
-        self.input.iter().for_each(|input| add(format!("--input {input}")));
-        self.kinds.iter().for_each(|_| add(format!("--faults {}", self.arguments.faults)));
+        self.arguments
+            .records
+            .iter()
+            .for_each(|records| add(format!("--records {records}")));
+        self.input
+            .iter()
+            .for_each(|input| add(format!("--input {input}")));
+        self.kinds
+            .iter()
+            .for_each(|_| add(format!("--faults {}", self.arguments.faults)));
         text
     }
 }

@@ -12,7 +12,10 @@ use std::time::Duration;
 
 pub(super) fn explain(arguments: &ExplainArguments) -> Result<u8, BadInput> {
     if arguments.workload != "revenue" {
-        let text = format!("`{}` has no chain to explain; revenue has", arguments.workload);
+        let text = format!(
+            "`{}` has no chain to explain; revenue has",
+            arguments.workload
+        );
         return Err(BadInput::new(text));
     }
     let job = &arguments.job;
@@ -30,7 +33,12 @@ pub(super) fn explain(arguments: &ExplainArguments) -> Result<u8, BadInput> {
         });
         anstream::println!("{json:#}");
     } else {
-        print(&arguments.workload, &pipeline.graph().describe(), claimed, &chain);
+        print(
+            &arguments.workload,
+            &pipeline.graph().describe(),
+            claimed,
+            &chain,
+        );
     }
     match chain.check(claimed) {
         Err(refused) if !job.unchecked => Err(BadInput::new(refused)),
@@ -42,10 +50,17 @@ fn print(workload: &str, graph: &str, claimed: Guarantee, chain: &Chain) {
     anstream::println!("{workload}: {graph}");
     let weakest = chain.check(claimed).err().map(|refused| refused.weakest);
     for link in &chain.links {
-        let mark = if weakest.as_ref() == Some(link) { "  <- the weakest link" } else { "" };
+        let mark = if weakest.as_ref() == Some(link) {
+            "  <- the weakest link"
+        } else {
+            ""
+        };
         anstream::println!(
             "  {:<11} {:<17} {:<14} {}{mark}",
-            link.name, link.is, link.gives, link.why
+            link.name,
+            link.is,
+            link.gives,
+            link.why
         );
     }
     anstream::println!("claims {claimed}, gives {}", chain.gives());

@@ -24,7 +24,10 @@ pub(super) fn fuzz(arguments: &FuzzArguments) -> Result<u8, BadInput> {
     let workload = choice::workload(&arguments.workload)?;
     let adjust = Adjust::new(&*workload, &arguments.plan)?;
     let night = Night::new(arguments.out.as_deref())?;
-    let json = arguments.json.as_deref().filter(|path| path.as_os_str() != "-");
+    let json = arguments
+        .json
+        .as_deref()
+        .filter(|path| path.as_os_str() != "-");
     if let Some(path) = json {
         // Found out now rather than in the morning.
         std::fs::write(path, "").map_err(|error| super::cannot_write(path, &error))?;
@@ -36,8 +39,9 @@ pub(super) fn fuzz(arguments: &FuzzArguments) -> Result<u8, BadInput> {
     } else {
         let lasts = match &arguments.lasts {
             None => DEFAULT_TIME,
-            Some(text) => parse_duration(text)
-                .map_err(|error| BadInput::new(format!("--for: {error}")))?,
+            Some(text) => {
+                parse_duration(text).map_err(|error| BadInput::new(format!("--for: {error}")))?
+            }
         };
         let first = fresh_seed();
         explore = explore.seeds(first..u64::MAX).lasts(lasts);
@@ -62,7 +66,9 @@ pub(super) fn fuzz(arguments: &FuzzArguments) -> Result<u8, BadInput> {
         let seconds = progress.elapsed.as_secs();
         if shown.length() != Some(progress.seeds_run) {
             match shown.length() {
-                Some(length) if length > 0 && is_by_time(&shown) => shown.set_position(seconds.min(length)),
+                Some(length) if length > 0 && is_by_time(&shown) => {
+                    shown.set_position(seconds.min(length))
+                }
                 _ => shown.set_position(progress.seeds_run),
             }
         }
@@ -87,7 +93,10 @@ pub(super) fn fuzz(arguments: &FuzzArguments) -> Result<u8, BadInput> {
         Some(path) => format!("cargo sim replay {}", path.display()),
         None => format!("cargo sim replay {}{extra}", failure.seed),
     });
-    let quiet = arguments.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
+    let quiet = arguments
+        .json
+        .as_deref()
+        .is_some_and(|path| path.as_os_str() == "-");
     if !quiet {
         for failure in &campaign.failures {
             anstream::println!("{}\n", explore.screen(failure));
@@ -113,17 +122,25 @@ fn parse_shard(text: &str) -> Result<(u64, u64), BadInput> {
     let parsed = parts.and_then(|(index, of)| Some((index.parse().ok()?, of.parse().ok()?)));
     let valid = parsed.filter(|(index, of)| index < of);
     valid.ok_or_else(|| {
-        BadInput::new(format!("--shard: `{text}` is not a share; 0/4 is the first of four"))
+        BadInput::new(format!(
+            "--shard: `{text}` is not a share; 0/4 is the first of four"
+        ))
     })
 }
 
 /// A bar over seeds, or over time.
 fn bar(arguments: &FuzzArguments) -> ProgressBar {
-    let range = arguments.seeds.as_ref().and_then(|text| parse_range(text).ok());
+    let range = arguments
+        .seeds
+        .as_ref()
+        .and_then(|text| parse_range(text).ok());
     let (length, prefix) = match range {
         Some(range) => (range.end - range.start, "seeds"),
         None => {
-            let lasts = arguments.lasts.as_ref().and_then(|text| parse_duration(text).ok());
+            let lasts = arguments
+                .lasts
+                .as_ref()
+                .and_then(|text| parse_duration(text).ok());
             (lasts.unwrap_or(DEFAULT_TIME).as_secs(), "time")
         }
     };
@@ -144,7 +161,11 @@ pub(super) fn confirm(plan: &Plan) -> Result<Confirmed, String> {
     let path = std::env::temp_dir().join(name);
     std::fs::write(&path, plan.to_text()).map_err(|error| error.to_string())?;
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let output = Command::new(program).arg("replay").arg(&path).args(["--json", "-"]).output();
+    let output = Command::new(program)
+        .arg("replay")
+        .arg(&path)
+        .args(["--json", "-"])
+        .output();
     // A temporary file that stays harms nobody.
     let _ = std::fs::remove_file(&path);
     let output = output.map_err(|error| error.to_string())?;
@@ -153,7 +174,10 @@ pub(super) fn confirm(plan: &Plan) -> Result<Confirmed, String> {
 }
 
 fn commit() -> Option<String> {
-    let output = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output().ok()?;
+    let output = Command::new("git")
+        .args(["rev-parse", "--short", "HEAD"])
+        .output()
+        .ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     (output.status.success()).then(|| text.trim().to_owned())
 }
@@ -177,13 +201,28 @@ fn print(campaign: &Campaign) {
     let per_wall = campaign.virtual_seconds / campaign.wall_seconds;
     anstream::println!(
         "{style}{word}{style:#}  {}: {} seeds in {:.1} s ({:.1} a second)",
-        campaign.workload, campaign.seeds_run, campaign.wall_seconds, campaign.seeds_per_second
+        campaign.workload,
+        campaign.seeds_run,
+        campaign.wall_seconds,
+        campaign.seeds_per_second
     );
     let line = |name: &str, text: String| anstream::println!("  {name:<9} {text}");
-    line("seeds", format!("{:#x}..{:#x}", campaign.seeds.0, campaign.seeds.1));
-    let verdicts = campaign.verdicts.iter().map(|(name, count)| format!("{name} {count}"));
+    line(
+        "seeds",
+        format!("{:#x}..{:#x}", campaign.seeds.0, campaign.seeds.1),
+    );
+    let verdicts = campaign
+        .verdicts
+        .iter()
+        .map(|(name, count)| format!("{name} {count}"));
     line("verdicts", verdicts.collect::<Vec<_>>().join(", "));
-    line("virtual", format!("{:.0} s, {per_wall:.0} x wall time", campaign.virtual_seconds));
+    line(
+        "virtual",
+        format!(
+            "{:.0} s, {per_wall:.0} x wall time",
+            campaign.virtual_seconds
+        ),
+    );
     line(
         "work",
         format!(
@@ -192,13 +231,24 @@ fn print(campaign: &Campaign) {
         ),
     );
     for (name, count) in &campaign.shown {
-        line("shown", format!("{name} in {count} seeds, which is allowed"));
+        line(
+            "shown",
+            format!("{name} in {count} seeds, which is allowed"),
+        );
     }
-    let (engine, faults): (Vec<_>, Vec<_>) =
-        campaign.faults.iter().partition(|(name, _)| name.contains('.'));
+    let (engine, faults): (Vec<_>, Vec<_>) = campaign
+        .faults
+        .iter()
+        .partition(|(name, _)| name.contains('.'));
     let join = |counts: Vec<(&String, &u64)>| {
-        let texts: Vec<_> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
-        texts.chunks(6).map(|row| row.join(", ")).collect::<Vec<_>>()
+        let texts: Vec<_> = counts
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        texts
+            .chunks(6)
+            .map(|row| row.join(", "))
+            .collect::<Vec<_>>()
     };
     line("faults", format!("none in {} seeds", campaign.fault_free));
     join(faults).into_iter().for_each(|row| line("", row));
@@ -215,7 +265,9 @@ fn print(campaign: &Campaign) {
             "failed",
             format!(
                 "{} in {} seeds: {}",
-                failure.anomaly.kind, failure.count, failure.seeds.join(" ")
+                failure.anomaly.kind,
+                failure.count,
+                failure.seeds.join(" ")
             ),
         );
     }
@@ -224,11 +276,22 @@ fn print(campaign: &Campaign) {
 /// Kinds of fault, and of damage, that did not occur.
 fn never_struck(campaign: &Campaign) -> Vec<&'static str> {
     let damage = [
-        "cut-one-way", "half-open", "heavy-tail", "read-error", "write-error", "sync-error",
-        "page-kept", "page-lost", "page-torn", "length-lost", "entry-lost", "restart",
+        "cut-one-way",
+        "half-open",
+        "heavy-tail",
+        "read-error",
+        "write-error",
+        "sync-error",
+        "page-kept",
+        "page-lost",
+        "page-torn",
+        "length-lost",
+        "entry-lost",
+        "restart",
     ];
     // A disk error is counted by the operation that failed.
     let kinds = What::KINDS.into_iter().filter(|kind| *kind != "disk-error");
     let all = kinds.chain(damage);
-    all.filter(|kind| !campaign.faults.contains_key(*kind)).collect()
+    all.filter(|kind| !campaign.faults.contains_key(*kind))
+        .collect()
 }

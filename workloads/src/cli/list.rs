@@ -6,9 +6,9 @@ use sim::{Kind, What};
 pub(super) fn list(arguments: &ListArguments) -> Result<u8, BadInput> {
     let workloads = choice::workloads();
     if arguments.json {
-        let names = workloads.iter().map(|workload| {
-            serde_json::json!({ "name": workload.name(), "about": workload.about() })
-        });
+        let names = workloads.iter().map(
+            |workload| serde_json::json!({ "name": workload.name(), "about": workload.about() }),
+        );
         let json = serde_json::json!({
             "workloads": names.collect::<Vec<_>>(),
             "faults": What::KINDS,

@@ -63,7 +63,11 @@ impl Night {
 fn story(failure: &Failure, commit: Option<&str>) -> String {
     let mut lines = vec![
         format!("{}: {}", failure.anomaly.kind, failure.anomaly.what),
-        format!("found by seed {} at commit {}", failure.seed, commit.unwrap_or("unknown")),
+        format!(
+            "found by seed {} at commit {}",
+            failure.seed,
+            commit.unwrap_or("unknown")
+        ),
         format!("digest {}", failure.digest),
     ];
     if !failure.reproduced {
@@ -84,7 +88,10 @@ fn junit_of(campaign: &Campaign) -> Report {
         let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
         status.set_type(failure.anomaly.kind.name());
         status.set_message(failure.anomaly.what.clone());
-        let saved = failure.saved.as_ref().map(|path| path.display().to_string());
+        let saved = failure
+            .saved
+            .as_ref()
+            .map(|path| path.display().to_string());
         status.set_description(format!(
             "{}\n{}\ncargo sim replay {}",
             failure.anomaly.why.join("\n"),

@@ -24,7 +24,10 @@ pub(super) fn replay(arguments: &ReplayArguments) -> Result<u8, BadInput> {
     if let (Some(path), Some(text)) = (&arguments.trace, &report.trace) {
         std::fs::write(path, text).map_err(|error| cannot_write(path, &error))?;
     }
-    let quiet = arguments.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
+    let quiet = arguments
+        .json
+        .as_deref()
+        .is_some_and(|path| path.as_os_str() == "-");
     if !quiet {
         print(&plan, &report, &again);
     }
@@ -42,7 +45,8 @@ fn plan(arguments: &ReplayArguments) -> Result<(Arc<dyn Workload>, Plan, String)
         let (workload, plan) = choice::read_plan(path)?;
         return Ok((workload, plan, format!("cargo sim replay {what}")));
     }
-    let Seed(seed) = seed.map_err(|error| BadInput::new(format!("{error}, or name a plan file")))?;
+    let Seed(seed) =
+        seed.map_err(|error| BadInput::new(format!("{error}, or name a plan file")))?;
     let workload = choice::workload(&arguments.workload)?;
     let adjust = Adjust::new(&*workload, &arguments.plan)?;
     let plan = adjust.draw(&*workload, seed);
@@ -50,7 +54,11 @@ fn plan(arguments: &ReplayArguments) -> Result<(Arc<dyn Workload>, Plan, String)
         "revenue" => String::new(),
         name => format!(" --workload {name}"),
     };
-    let again = format!("cargo sim replay {}{of}{}", Seed(seed), adjust.to_arguments());
+    let again = format!(
+        "cargo sim replay {}{of}{}",
+        Seed(seed),
+        adjust.to_arguments()
+    );
     Ok((workload, plan, again))
 }
 

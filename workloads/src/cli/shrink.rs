@@ -11,7 +11,9 @@ pub(super) fn shrink(arguments: &ShrinkArguments) -> Result<u8, BadInput> {
         anstream::println!("{}: {verdict}; nothing to shrink", arguments.file.display());
         return Ok(0);
     };
-    let failure = Explore::new(workload).confirm(fuzz::confirm).examine(plan, anomaly.kind);
+    let failure = Explore::new(workload)
+        .confirm(fuzz::confirm)
+        .examine(plan, anomaly.kind);
     let out = match &arguments.out {
         Some(out) => out.clone(),
         None => arguments.file.with_extension("min.plan"),

@@ -23,8 +23,15 @@ pub(super) fn trace(arguments: &TraceArguments) -> Result<u8, BadInput> {
     for ((node, name), count) in &names {
         anstream::println!("{count:>8}  {node:<10} {name}");
     }
-    let last = left.lines().last().and_then(|line| line.split(' ').next()).unwrap_or("0");
-    anstream::println!("{:>8}  in all, until {last} s; --only TEXT shows them", left.lines().count());
+    let last = left
+        .lines()
+        .last()
+        .and_then(|line| line.split(' ').next())
+        .unwrap_or("0");
+    anstream::println!(
+        "{:>8}  in all, until {last} s; --only TEXT shows them",
+        left.lines().count()
+    );
     Ok(0)
 }
 

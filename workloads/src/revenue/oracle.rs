@@ -35,12 +35,18 @@ pub fn fold(partitions: &[Vec<Vec<u8>>]) -> Expected {
             latest = latest.max(event.event_time);
             if event.status == PAID && seen.insert((event.order_id, event.event_id)) {
                 let minute = event.event_time - event.event_time.rem_euclid(MINUTE_MS);
-                expected.minutes.entry(minute).or_default().add(event.amount_cents);
+                expected
+                    .minutes
+                    .entry(minute)
+                    .or_default()
+                    .add(event.amount_cents);
             }
         }
         closed = closed.min(latest.saturating_sub(OUT_OF_ORDER_MS));
     }
-    expected.minutes.retain(|minute, _| minute + MINUTE_MS - 1 <= closed);
+    expected
+        .minutes
+        .retain(|minute, _| minute + MINUTE_MS - 1 <= closed);
     expected
 }
 
@@ -73,10 +79,25 @@ mod tests {
         ];
         let expected = fold(&[log]);
         let minutes = [
-            (0, Revenue { orders: 2, cents: 120 }),
-            (60_000, Revenue { orders: 1, cents: 3 }),
+            (
+                0,
+                Revenue {
+                    orders: 2,
+                    cents: 120,
+                },
+            ),
+            (
+                60_000,
+                Revenue {
+                    orders: 1,
+                    cents: 3,
+                },
+            ),
         ];
         assert_eq!(expected.minutes, minutes.into());
-        assert_eq!(expected.dead_letters, [((0, 3), "undecodable"), ((0, 6), "late")].into());
+        assert_eq!(
+            expected.dead_letters,
+            [((0, 3), "undecodable"), ((0, 6), "late")].into()
+        );
     }
 }

@@ -51,17 +51,23 @@ pub struct RevenueRow {
 pub fn minute_name(minute_ms: i64) -> String {
     let minutes = minute_ms.div_euclid(MINUTE_MS);
     let (days, minutes) = (minutes.div_euclid(1440), minutes.rem_euclid(1440));
-    format!("minute {:02}:{:02} of day {days}", minutes / 60, minutes % 60)
+    format!(
+        "minute {:02}:{:02} of day {days}",
+        minutes / 60,
+        minutes % 60
+    )
 }
 
 /// The pipeline.
-pub fn revenue(
-) -> WindowJob<impl Stage<Out = Timed<OrderEvent>>, OrderEvent, i64, Revenue> {
+pub fn revenue() -> WindowJob<impl Stage<Out = Timed<OrderEvent>>, OrderEvent, i64, Revenue> {
     Pipeline::read(EVENTS, Upstream::Repeats)
         .decode(OrderEvent::parse)
         .event_time(OrderEvent::time, OUT_OF_ORDER_MS)
         .filter(|event| event.status == PAID)
-        .dedup(|event| (event.order_id.clone(), event.event_id.clone()), DEDUP_MS)
+        .dedup(
+            |event| (event.order_id.clone(), event.event_id.clone()),
+            DEDUP_MS,
+        )
         .key_by(|event| window_start(event.time(), MINUTE_MS).0)
         .tumbling(MINUTE_MS)
         .fold(|revenue: &mut Revenue, event| revenue.add(event.amount_cents))

@@ -1,11 +1,6 @@
 //! The workload's parameters, as they stand in a plan.
 
-use engine::{
-    guarantee::Guarantee,
-    job::JobConfig,
-    log::producer::ProducerConfig,
-    sink::SinkKind,
-};
+use engine::{guarantee::Guarantee, job::JobConfig, log::producer::ProducerConfig, sink::SinkKind};
 use proptest::{prelude::*, strategy::BoxedStrategy};
 use serde::{Deserialize, Serialize};
 use sim::Params;
@@ -58,7 +53,11 @@ impl Settings {
     pub fn strategy(records: u64) -> BoxedStrategy<Params> {
         let sizes = (2u64..6, 1u64..4, 6_000u64..15_000, 150u64..500);
         let checkpoints = (500u64..2500, 5_000u64..12_000, 4_000u64..9_000);
-        let producer = (4_000u64..40_000, 1u64..30, prop_oneof![Just(5u64), Just(50), Just(500)]);
+        let producer = (
+            4_000u64..40_000,
+            1u64..30,
+            prop_oneof![Just(5u64), Just(50), Just(500)],
+        );
         let segment = prop_oneof![Just(8u64 << 10), Just(32 << 10), Just(1 << 20)];
         (sizes, checkpoints, producer, segment)
             .prop_map(move |(sizes, checkpoints, producer, segment_bytes)| {
@@ -94,8 +93,9 @@ impl Settings {
     /// Reads settings out of a plan; the message names the parameter.
     pub fn of(params: &Params) -> Result<Settings, String> {
         let table: toml::Table = params.clone().into_iter().collect();
-        let settings: Settings =
-            table.try_into().map_err(|error| format!("params: {}", error.to_string().trim()))?;
+        let settings: Settings = table
+            .try_into()
+            .map_err(|error| format!("params: {}", error.to_string().trim()))?;
         settings.check()?;
         Ok(settings)
     }
@@ -108,16 +108,28 @@ impl Settings {
             ("feed_ms", self.feed_ms, 1, 3_600_000),
             ("tick_ms", self.tick_ms, 1, 60_000),
             ("checkpoint_ms", self.checkpoint_ms, 10, 600_000),
-            ("checkpoint_timeout_ms", self.checkpoint_timeout_ms, 100, 600_000),
+            (
+                "checkpoint_timeout_ms",
+                self.checkpoint_timeout_ms,
+                100,
+                600_000,
+            ),
             ("takeover_ms", self.takeover_ms, 100, 600_000),
-            ("delivery_timeout_ms", self.delivery_timeout_ms, 100, 600_000),
+            (
+                "delivery_timeout_ms",
+                self.delivery_timeout_ms,
+                100,
+                600_000,
+            ),
             ("linger_ms", self.linger_ms, 0, 60_000),
             ("batch_records", self.batch_records, 1, 100_000),
             ("segment_bytes", self.segment_bytes, 1024, 1 << 30),
         ];
         for (name, value, min, max) in ranges {
             if !(min..=max).contains(&value) {
-                return Err(format!("params: {name} is {value}; {min} to {max} would be right"));
+                return Err(format!(
+                    "params: {name} is {value}; {min} to {max} would be right"
+                ));
             }
         }
         Ok(())

@@ -62,7 +62,9 @@ impl Orders {
         .map(|item| ((stable_hash(&item.key) % partitions as u64) as usize, item))
         .collect();
         let times = items.iter().filter_map(|(_, item)| {
-            OrderEvent::parse(&item.payload).ok().map(|event| event.event_time)
+            OrderEvent::parse(&item.payload)
+                .ok()
+                .map(|event| event.event_time)
         });
         let last = times.max().unwrap_or(0);
         for partition in 0..partitions {
@@ -145,12 +147,22 @@ fn draw(seed: Seed, records: u64) -> Vec<Item> {
 }
 
 /// Runs a shop: it writes the events of every `of`-th partition, from the `index`-th on.
-pub async fn run(node: sim::Host, brokers: Vec<String>, orders: Orders, settings: Settings, share: (usize, usize)) {
+pub async fn run(
+    node: sim::Host,
+    brokers: Vec<String>,
+    orders: Orders,
+    settings: Settings,
+    share: (usize, usize),
+) {
     let (index, of) = share;
     let host = cluster::host(&node);
     let clock = host.clock.clone();
     let cluster = Cluster::new(host, brokers);
-    if cluster.ensure_topic(EVENTS, settings.partitions as i32).await.is_err() {
+    if cluster
+        .ensure_topic(EVENTS, settings.partitions as i32)
+        .await
+        .is_err()
+    {
         return;
     }
     let total = orders.items.len() as u64;
@@ -175,7 +187,10 @@ pub async fn run(node: sim::Host, brokers: Vec<String>, orders: Orders, settings
                 break;
             }
             let (partition, what) = &orders.items[item];
-            let send = Send { item, partition: *partition };
+            let send = Send {
+                item,
+                partition: *partition,
+            };
             let op = orders.sends.invoke(begun.elapsed(), send);
             let record = NewRecord {
                 key: Some(what.key.clone().into()),

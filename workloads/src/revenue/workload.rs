@@ -68,10 +68,17 @@ impl Workload for RevenueWorkload {
         let all = ["broker-0", "broker-1", "broker-2", "objects"];
         let mut shape = Shape::new().faults_for(FAULTS_MS);
         for broker in brokers {
-            let talks_to: &[&str] = if broker == "broker-0" { &[] } else { &["broker-0"] };
-            shape = shape
-                .durable(broker, talks_to)
-                .events(&["log.appended", "log.synced", "log.segment-begun", "log.duplicate"]);
+            let talks_to: &[&str] = if broker == "broker-0" {
+                &[]
+            } else {
+                &["broker-0"]
+            };
+            shape = shape.durable(broker, talks_to).events(&[
+                "log.appended",
+                "log.synced",
+                "log.segment-begun",
+                "log.duplicate",
+            ]);
         }
         for worker in 0..WORKERS {
             shape = shape.process(&format!("worker-{worker}"), &all).events(&[
@@ -99,11 +106,15 @@ impl Workload for RevenueWorkload {
         let settings = Settings::of(params)?;
         if !settings.unchecked {
             let chain = revenue().links(&settings.job());
-            chain.check(settings.guarantee).map_err(|refused| refused.to_string())?;
+            chain
+                .check(settings.guarantee)
+                .map_err(|refused| refused.to_string())?;
         }
         match &settings.input {
             None => Ok(()),
-            Some(path) => read_input(Path::new(path)).map(drop).map_err(|error| error.to_string()),
+            Some(path) => read_input(Path::new(path))
+                .map(drop)
+                .map_err(|error| error.to_string()),
         }
     }
 
@@ -117,7 +128,10 @@ impl Workload for RevenueWorkload {
         let records = settings.records;
         let mut sizes = vec![10, 40, records / 4, records / 2, records * 3 / 4];
         sizes.retain(|size| (1..records).contains(size));
-        let smaller = sizes.into_iter().map(|records| Settings { records, ..settings.clone() });
+        let smaller = sizes.into_iter().map(|records| Settings {
+            records,
+            ..settings.clone()
+        });
         smaller.map(|settings| settings.to_params()).collect()
     }
 
@@ -148,7 +162,9 @@ impl Workload for RevenueWorkload {
             world.node(&format!("worker-{id}"), move |node| {
                 let config = config.clone();
                 async move {
-                    let _ = revenue().run(cluster::host(&node), broker_addresses(), config).await;
+                    let _ = revenue()
+                        .run(cluster::host(&node), broker_addresses(), config)
+                        .await;
                 }
             });
         }
@@ -203,12 +219,14 @@ impl Scenario for Running {
             let positions = manifest.positions();
             let read = |index: usize| positions.get(&PartitionId(index as i32)).copied();
             let missing = (0..ends.len()).filter(|index| read(*index) < Some(ends[*index]));
-            missing.map(|index| format!("{:?} of {}", read(index), ends[index])).collect::<Vec<_>>()
+            missing
+                .map(|index| format!("{:?} of {}", read(index), ends[index]))
+                .collect::<Vec<_>>()
         };
         // What a checkpoint has prepared is committed before the same attempt completes the next one.
-        let done = manifests.windows(2).any(|two| {
-            two[0].attempt == two[1].attempt && behind(&two[0]).is_empty()
-        });
+        let done = manifests
+            .windows(2)
+            .any(|two| two[0].attempt == two[1].attempt && behind(&two[0]).is_empty());
         match (done, manifests.last()) {
             (true, _) => Vec::new(),
             (false, None) => vec!["no checkpoint is complete".into()],
@@ -218,7 +236,11 @@ impl Scenario for Running {
                     last.checkpoint, last.attempt, last.instance
                 )];
                 let behind = behind(last);
-                waits.extend(behind.iter().map(|at| format!("a source has read {at} records")));
+                waits.extend(
+                    behind
+                        .iter()
+                        .map(|at| format!("a source has read {at} records")),
+                );
                 waits
             }
         }
@@ -227,15 +249,23 @@ impl Scenario for Running {
     async fn judge(&mut self) -> Findings {
         let input = self.read_topic(EVENTS).await;
         let payloads: Vec<Vec<Vec<u8>>> = (input.iter())
-            .map(|log| log.iter().map(|r| r.value.as_deref().unwrap_or_default().to_vec()).collect())
+            .map(|log| {
+                log.iter()
+                    .map(|r| r.value.as_deref().unwrap_or_default().to_vec())
+                    .collect()
+            })
             .collect();
         let expected = oracle::fold(&payloads);
         let sums = match self.settings.sink {
             SinkKind::Objects => self.sums_of_objects(&expected).await,
             SinkKind::Append => self.sums_of_topic(&expected).await,
         };
-        let rows = self.manifests().flat_map(|manifest| manifest.tasks.values());
-        let commits = rows.filter(|task| task.prepared.as_ref().is_some_and(|p| p.rows > 0)).count();
+        let rows = self
+            .manifests()
+            .flat_map(|manifest| manifest.tasks.values());
+        let commits = rows
+            .filter(|task| task.prepared.as_ref().is_some_and(|p| p.rows > 0))
+            .count();
         Findings {
             ledgers: vec![
                 sums,
@@ -354,7 +384,10 @@ impl Running {
     async fn sums_of_objects(&mut self, expected: &oracle::Expected) -> Ledger {
         let mut ledger = self.sums_ledger(expected);
         for manifest in self.manifests() {
-            let place = format!("checkpoint {} by {}", manifest.checkpoint, manifest.instance);
+            let place = format!(
+                "checkpoint {} by {}",
+                manifest.checkpoint, manifest.instance
+            );
             match Objects::read(&self.store, manifest).await {
                 Err(what) => ledger.found(Kind::Torn, format!("{place}: {what}")),
                 Ok(rows) => {
@@ -372,7 +405,11 @@ impl Running {
         for (partition, records) in self.read_topic(SUMS).await.iter().enumerate() {
             for record in records {
                 let place = format!("offset {} of {SUMS}-{partition}", record.offset);
-                saw_sum(&mut ledger, record.value.as_deref().unwrap_or_default(), place);
+                saw_sum(
+                    &mut ledger,
+                    record.value.as_deref().unwrap_or_default(),
+                    place,
+                );
             }
         }
         ledger
@@ -389,11 +426,16 @@ impl Running {
         for record in self.read_topic(DEAD_LETTERS).await.into_iter().flatten() {
             let header = |name: &str| {
                 let found = record.headers.iter().find(|(known, _)| known == name);
-                found.map_or("?".into(), |(_, value)| String::from_utf8_lossy(value).into_owned())
+                found.map_or("?".into(), |(_, value)| {
+                    String::from_utf8_lossy(value).into_owned()
+                })
             };
             let reason = header("reason");
             let reason = reason.split(':').next().unwrap_or("?");
-            ledger.saw(format!("{}@{} {reason}", header("source"), header("offset")), one);
+            ledger.saw(
+                format!("{}@{} {reason}", header("source"), header("offset")),
+                one,
+            );
         }
         ledger
     }
@@ -408,7 +450,10 @@ impl Running {
                     lines.push(format!("attempt {number} began on {instance}, from {from}"));
                 }
                 Entry::Complete(manifest) => {
-                    let prepared = manifest.tasks.values().filter_map(|task| task.prepared.as_ref());
+                    let prepared = manifest
+                        .tasks
+                        .values()
+                        .filter_map(|task| task.prepared.as_ref());
                     let rows: u64 = prepared.map(|prepared| prepared.rows).sum();
                     if rows > 0 {
                         lines.push(format!("checkpoint {number} completed with {rows} rows"));

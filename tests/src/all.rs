@@ -1,0 +1,31 @@
+//! Seedbed's tests. The list of modules is the table of contents.
+
+/// The plan of the house: who may import whom, and what must not be there.
+mod house;
+
+/// A seed is a run: the same trace in any process, build, order and number of threads.
+#[cfg(madsim)]
+mod determinism;
+
+/// A world for a test that only needs some nodes.
+#[cfg(madsim)]
+mod stage;
+
+/// One test body for the simulated and the real disk, network and object store.
+mod contracts;
+
+/// The log's broker and clients, without faults.
+#[cfg(madsim)]
+mod log;
+
+/// Seeds × guarantees × sinks: each cell keeps its promise, each weaker one shows its anomaly.
+#[cfg(madsim)]
+mod guarantees;
+
+/// Plans that once failed.
+#[cfg(madsim)]
+mod regressions;
+
+/// What is refused, and how it is said.
+#[cfg(madsim)]
+mod refused;

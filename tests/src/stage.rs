@@ -1,0 +1,116 @@
+//! A world for a test that only needs some nodes: no faults, no claims, just code that must not panic.
+
+use async_trait::async_trait;
+use engine::{
+    host::Host,
+    ids::BrokerId,
+    log::broker::{Broker, BrokerConfig},
+};
+use futures::future::LocalBoxFuture;
+use sim::{
+    objects::{self, Shelf},
+    run, Amount, Findings, Ledger, Limits, Plan, Promise, Scenario, Seed, Shape, Verdict, Workload,
+    World,
+};
+use std::{
+    future::Future,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+};
+use workloads::cluster;
+
+type Body = Arc<dyn Fn(Host) -> LocalBoxFuture<'static, ()> + Send + Sync>;
+
+struct Stage {
+    brokers: usize,
+    body: Body,
+}
+
+/// The addresses of so many brokers.
+pub fn addresses(brokers: usize) -> Vec<String> {
+    (0..brokers).map(|id| format!("broker-{id}:9092")).collect()
+}
+
+/// Runs `body` on a node of a world that also has an object store and so many brokers.
+pub fn play<F>(brokers: usize, body: impl Fn(Host) -> F + Send + Sync + 'static)
+where
+    F: Future<Output = ()> + 'static,
+{
+    let body: Body = Arc::new(move |host| Box::pin(body(host)));
+    let stage: Arc<dyn Workload> = Arc::new(Stage { brokers, body });
+    for seed in 0..5 {
+        let plan = run::draw(&*stage, Seed(seed));
+        let report = run(&stage, &plan, &Limits::default());
+        assert_eq!(report.verdict, Verdict::Clean, "seed {seed}");
+    }
+}
+
+impl Workload for Stage {
+    fn name(&self) -> &str {
+        "stage"
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::new()
+    }
+
+    fn build(&self, world: &World, _: &Plan) -> Box<dyn Scenario> {
+        let shelf = Shelf::default();
+        world.node("objects", move |host| {
+            let shelf = shelf.clone();
+            async move { drop(objects::serve(host, 80, shelf).await) }
+        });
+        let brokers = addresses(self.brokers);
+        for id in 0..brokers.len() {
+            let brokers = brokers.clone();
+            world.node(&format!("broker-{id}"), move |node| {
+                let config = BrokerConfig {
+                    id: BrokerId(id as i32),
+                    brokers: brokers.clone(),
+                    segment_bytes: 4096,
+                };
+                async move { drop(Broker::run(cluster::host(&node), config).await) }
+            });
+        }
+        let done = Arc::new(AtomicBool::new(false));
+        let (body, told) = (self.body.clone(), done.clone());
+        world.node("actor", move |node| {
+            let (body, told) = (body.clone(), told.clone());
+            async move {
+                body(cluster::host(&node)).await;
+                told.store(true, Ordering::Relaxed);
+                std::future::pending().await
+            }
+        });
+        Box::new(Playing { done })
+    }
+}
+
+struct Playing {
+    done: Arc<AtomicBool>,
+}
+
+#[async_trait(?Send)]
+impl Scenario for Playing {
+    fn is_fed(&self) -> bool {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    async fn waits_for(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn judge(&mut self) -> Findings {
+        let mut ledger = Ledger::new("the body", Promise::exactly_once());
+        let one = Amount { count: 1, sum: 0 };
+        ledger.must("end", one);
+        ledger.saw("end", one);
+        Findings {
+            ledgers: vec![ledger],
+            commits: 1,
+            why: Vec::new(),
+        }
+    }
+}
