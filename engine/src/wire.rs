@@ -1,11 +1,13 @@
 //! The Kafka requests that we speak, their frames and record batches.
 //!
 //! A frame is a length of four bytes, a header and a message; the messages come from `kafka-protocol`,
-//! which is generated from Kafka's own definitions. Versions: one of each, the newest that brokers from
-//! Kafka 3.0 on and common clients both know.
+//! which is generated from Kafka's own definitions. We speak the flexible versions only (KIP-482), up to the
+//! newest that brokers from Kafka 3.0 on and common clients both know: in those a peer cannot claim
+//! more than it sends.
 
 pub mod batch;
 pub mod frame;
+mod guarded;
 
 use kafka_protocol::messages::ApiKey;
 
@@ -22,13 +24,13 @@ pub struct Api {
 
 /// All requests that we speak.
 pub const APIS: [Api; 7] = [
-    api(ApiKey::Produce, 3, 9),
-    api(ApiKey::Fetch, 4, 12),
-    api(ApiKey::ListOffsets, 1, 7),
-    api(ApiKey::Metadata, 1, 12),
+    api(ApiKey::Produce, 9, 9),
+    api(ApiKey::Fetch, 12, 12),
+    api(ApiKey::ListOffsets, 6, 7),
+    api(ApiKey::Metadata, 9, 12),
     api(ApiKey::ApiVersions, 0, 3),
-    api(ApiKey::CreateTopics, 2, 7),
-    api(ApiKey::InitProducerId, 0, 4),
+    api(ApiKey::CreateTopics, 5, 7),
+    api(ApiKey::InitProducerId, 2, 4),
 ];
 
 const fn api(key: ApiKey, version_min: i16, version_max: i16) -> Api {

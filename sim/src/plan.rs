@@ -225,14 +225,19 @@ impl Plan {
             .boxed()
     }
 
-    /// Reads the text form, and checks it against the workload's shape.
+    /// Reads the text form. One that was cut off is refused, wherever it was cut: half a plan may
+    /// well be a plan, but another one.
     pub fn parse(text: &str) -> Result<Plan, PlanError> {
+        if text.lines().rev().find(|line| !line.trim().is_empty()) != Some(END) {
+            let text = format!("it is cut off: its last line should be `{END}`");
+            return Err(PlanError::Text(text));
+        }
         toml::from_str(text).map_err(|error| PlanError::Text(error.to_string().trim().to_owned()))
     }
 
     /// The text form.
     pub fn to_text(&self) -> String {
-        toml::to_string(self).expect("a plan is plain data")
+        toml::to_string(self).expect("a plan is plain data") + END + "\n"
     }
 
     /// Whether every node that the faults name exists.
@@ -266,6 +271,9 @@ impl Plan {
         Ok(())
     }
 }
+
+/// The last line of the text form.
+const END: &str = "# end of plan";
 
 fn network() -> impl Strategy<Value = NetProfile> {
     (
@@ -448,6 +456,14 @@ mod tests {
             text[at] = byte;
             // Either way: an answer, not a panic.
             let _ = Plan::parse(&String::from_utf8(text).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_text_that_was_cut_off_is_refused() {
+        let text = Plan::draw("kv", Seed(3), &shape(), no_params()).to_text();
+        for cut in 0..text.len() - 1 {
+            assert!(Plan::parse(&text[..cut]).is_err(), "cut at {cut}");
         }
     }
 

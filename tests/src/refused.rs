@@ -47,7 +47,7 @@ fn bad_input_is_refused_with_what_would_be_right() {
         "seed.plan",
         &good.replace("seed = \"0x5\"", "seed = \"five\""),
     );
-    write("empty.plan", "");
+    write("empty.plan", "# end of plan");
     write("binary.plan", "\u{0}\u{1}");
     let event =
         r#"{"event_id":"a","order_id":"o","status":"paid","amount_cents":1,"event_time":5}"#;
@@ -108,7 +108,10 @@ fn bad_input_is_refused_with_what_would_be_right() {
         (&["fuzz", "--sedes", "1"], &["--sedes"]),
         (&["replay", "12x"], &["`12x` is not a seed", "plan file"]),
         (&["replay", "none.plan"], &["none.plan", "No such file"]),
-        (&["replay", "cut.plan"], &["cut.plan: not a plan"]),
+        (
+            &["replay", "cut.plan"],
+            &["cut.plan: not a plan", "cut off", "# end of plan"],
+        ),
         (&["replay", "field.plan"], &["field.plan", "partitiones"]),
         (&["replay", "value.plan"], &["value.plan", "records is 0"]),
         (

@@ -91,7 +91,7 @@ mod tests {
             prepared: None,
         };
         let mut coordinator = Coordinator::new(["a".to_owned(), "b".to_owned()]);
-        let mut ack = |coordinator: &mut Coordinator, task: &str, id| {
+        let ack = |coordinator: &mut Coordinator, task: &str, id| {
             coordinator.ack(task.into(), CheckpointId(id), snapshot.clone())
         };
         assert!(ack(&mut coordinator, "a", 1).is_err(), "none is under way");

@@ -1,5 +1,6 @@
 //! Frames: a length, a header, a message. What a peer sends is never trusted.
 
+use super::guarded::Guarded;
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{ApiKey, RequestHeader, ResponseHeader},
@@ -107,14 +108,14 @@ pub fn peek_head(frame: &[u8]) -> io::Result<Head> {
 
 /// The message of a request whose head was looked at.
 pub fn decode_request<M: Decodable + HeaderVersion>(frame: &Bytes, version: i16) -> io::Result<M> {
-    let mut rest = frame.clone();
+    let mut rest = Guarded::new(frame.clone());
     RequestHeader::decode(&mut rest, M::header_version(version)).map_err(garbage)?;
     M::decode(&mut rest, version).map_err(garbage)
 }
 
 /// A response to `R`: its correlation id, and its message.
 pub fn decode_response<R: Request>(frame: &Bytes, version: i16) -> io::Result<R::Response> {
-    let mut rest = frame.clone();
+    let mut rest = Guarded::new(frame.clone());
     let header_version = <R::Response as HeaderVersion>::header_version(version);
     ResponseHeader::decode(&mut rest, header_version).map_err(garbage)?;
     R::Response::decode(&mut rest, version).map_err(garbage)
