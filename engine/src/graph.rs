@@ -187,7 +187,7 @@ impl<S, T, K> Windowed<S, T, K> {
 /// Windows and what they are folded into.
 pub struct Folded<S, T, K, A> {
     windowed: Windowed<S, T, K>,
-    fold: Arc<dyn Fn(&mut A, T) + Send + Sync>,
+    fold: Fold<A, T>,
     state: PhantomData<fn() -> A>,
 }
 
@@ -208,6 +208,9 @@ impl<S, T, K, A> Folded<S, T, K, A> {
     }
 }
 
+/// How a value enters its window.
+pub(crate) type Fold<A, T> = Arc<dyn Fn(&mut A, T) + Send + Sync>;
+
 /// How a fired window becomes a row.
 pub(crate) type ToRow<K, A> = Arc<dyn Fn(&Fired<K, A>) -> Row + Send + Sync>;
 
@@ -217,7 +220,7 @@ pub struct WindowJob<S, T, K, A> {
     pub(crate) stage: S,
     pub(crate) key: Arc<dyn Fn(&T) -> K + Send + Sync>,
     pub(crate) size_ms: i64,
-    pub(crate) fold: Arc<dyn Fn(&mut A, T) + Send + Sync>,
+    pub(crate) fold: Fold<A, T>,
     pub(crate) row: ToRow<K, A>,
 }
 

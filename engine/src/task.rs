@@ -4,7 +4,7 @@ use crate::{
     barrier::{Aligner, Alignment},
     checkpoint::{store::StoreError, Complete, Store, TaskSnapshot},
     exchange::{EdgeClosed, Inputs},
-    graph::ToRow,
+    graph::{Fold, ToRow},
     ids::CheckpointId,
     log::{consumer::FetchError, producer::SendError},
     operator::window::{Keyed, Windows},
@@ -13,7 +13,7 @@ use crate::{
 };
 use futures::{select_biased, FutureExt};
 use serde::{de::DeserializeOwned, Serialize};
-use std::{future::Future, sync::Arc};
+use std::future::Future;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 /// What a coordinator says to a task.
@@ -103,9 +103,6 @@ impl Drop for Part {
         self.0.abort();
     }
 }
-
-/// How a value enters its window.
-pub(crate) type Fold<A, T> = Arc<dyn Fn(&mut A, T) + Send + Sync>;
 
 /// The task that holds the windows of some keys.
 pub(crate) struct WindowTask<T, K: Ord, A> {

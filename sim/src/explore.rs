@@ -46,11 +46,14 @@ pub struct Explore {
     jobs: usize,
     shard: (u64, u64),
     adjust: Arc<dyn Fn(&mut Plan) + Send + Sync>,
-    confirm: Arc<dyn Fn(&Plan) -> Result<Confirmed, String> + Send + Sync>,
+    confirm: Arc<Confirm>,
     again: Arc<dyn Fn(&Failure) -> String + Send + Sync>,
     progress: Arc<dyn Fn(&Progress) + Send + Sync>,
     fails_max: usize,
 }
+
+/// Repeats a plan in a fresh process, or says why it could not.
+type Confirm = dyn Fn(&Plan) -> Result<Confirmed, String> + Send + Sync;
 
 /// How far an exploration is.
 #[derive(Clone, Debug)]
@@ -203,8 +206,6 @@ struct Found {
     count_of_kind: BTreeMap<Kind, u64>,
 }
 
-// Wall time bounds an exploration; it decides nothing inside a run.
-#[allow(clippy::disallowed_methods)]
 impl Explore {
     /// Explores a workload; 64 seeds unless told otherwise.
     pub fn new(workload: Arc<dyn Workload>) -> Self {

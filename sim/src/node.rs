@@ -77,8 +77,11 @@ pub(crate) struct Nodes {
     inner: Mutex<Inner>,
     pub(crate) trace: Trace,
     pub(crate) time: OnceLock<TimeHandle>,
-    strike: OnceLock<Box<dyn Fn(&What) + Send + Sync>>,
+    strike: OnceLock<Strike>,
 }
+
+/// What lets a fault strike: the world.
+type Strike = Box<dyn Fn(&What) + Send + Sync>;
 
 struct Inner {
     nodes: Vec<Node>,
@@ -141,8 +144,10 @@ impl Nodes {
             inner.nodes.iter().all(|node| *node.name != *name),
             "two nodes are called `{name}`"
         );
+        let name: Arc<str> = name.into();
+        self.trace.name_node(name.clone());
         inner.nodes.push(Node {
-            name: name.into(),
+            name,
             incarnation: 0,
             state: State::Up,
             steps: 0,
@@ -242,7 +247,7 @@ impl Nodes {
         fields: &[(&str, Value<'_>)],
     ) -> Result<(), Dead> {
         let mut due = Vec::new();
-        let node_name = {
+        {
             let mut inner = self.inner.lock().expect("nodes");
             let armed = inner.armed;
             let node = &mut inner.nodes[host.node as usize];
@@ -253,30 +258,26 @@ impl Nodes {
             while node.at_step.last().is_some_and(|(n, _)| *n <= node.steps) {
                 due.extend(node.at_step.pop().filter(|_| armed));
             }
-            node.name.clone()
-        };
+        }
         for (_, what) in &due {
             self.strike(what);
         }
         if !due.is_empty() && !self.is_alive(host) {
             return Err(Dead);
         }
-        self.trace
-            .record(self.now(), (host.node, &node_name), name, fields);
+        self.trace.record(self.now(), host.node, name, fields);
         Ok(())
     }
 
     /// Something that the world does to a node, not the node itself.
     pub(crate) fn note(&self, node: NodeIndex, name: &str, fields: &[(&str, Value<'_>)]) {
-        let node_name = self.name(node);
-        self.trace
-            .record(self.now(), (node, &node_name), name, fields);
+        self.trace.record(self.now(), node, name, fields);
     }
 
     /// A named event of the program under test, on the node whose task is running.
     pub(crate) fn engine_event(&self, name: &'static str, fields: &[(&'static str, OwnedValue)]) {
         let mut due = Vec::new();
-        let (node, node_name) = {
+        let node = {
             let mut inner = self.inner.lock().expect("nodes");
             let armed = inner.armed;
             let Some(&index) = inner.by_madsim.get(&madsim::plugin::node()) else {
@@ -293,14 +294,13 @@ impl Nodes {
                     due.push(what.clone());
                 }
             }
-            (index, node.name.clone())
+            index
         };
         let fields: Vec<_> = fields
             .iter()
             .map(|(key, value)| (*key, value.borrow()))
             .collect();
-        self.trace
-            .record(self.now(), (node, &node_name), name, &fields);
+        self.trace.record(self.now(), node, name, &fields);
         self.trace.count(name);
         for what in &due {
             self.strike(what);

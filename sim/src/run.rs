@@ -212,7 +212,7 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
     let words = format!("{verdict:?}");
     nodes.trace.record(
         Duration::ZERO,
-        (0, "world"),
+        0,
         "verdict",
         &[("is", trace::Value::Text(&words))],
     );

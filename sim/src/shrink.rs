@@ -26,8 +26,6 @@ pub struct Shrunk {
 
 /// Shrinks `plan`, which shows an anomaly of `kind`, for at most `budget` of wall time. Nothing, if the
 /// plan does not show it.
-// Wall time bounds the search; it decides nothing inside a run.
-#[allow(clippy::disallowed_methods)]
 pub fn shrink(
     workload: &Arc<dyn Workload>,
     plan: &Plan,
@@ -79,7 +77,6 @@ impl Search<'_> {
         self.best.as_ref().expect("the plan itself fails").0.clone()
     }
 
-    #[allow(clippy::disallowed_methods)]
     fn is_over(&self) -> bool {
         Instant::now() >= self.until
     }

@@ -5,7 +5,7 @@
 //! address, thread id or task id. The subscriber that turns `tracing` events into trace events lives
 //! here too: any event with an explicit name (`tracing::info!(name: "sink.prepared", …)`) is one.
 
-use crate::node::Nodes;
+use crate::node::{NodeIndex, Nodes};
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -55,6 +55,10 @@ struct Inner {
     events: u64,
     counts: BTreeMap<String, u64>,
     kept: Option<String>,
+    /// The names of the nodes, for the text.
+    nodes: Vec<Arc<str>>,
+    /// The canonical bytes of the event that is being added.
+    bytes: Vec<u8>,
 }
 
 impl Trace {
@@ -65,41 +69,51 @@ impl Trace {
                 events: 0,
                 counts: BTreeMap::new(),
                 kept: keep.then(String::new),
+                nodes: Vec::new(),
+                bytes: Vec::new(),
             }),
         }
     }
 
-    /// Adds an event. `node` is an index and a name; the index is hashed, the name is printed.
+    /// A node joins; its index is the next one.
+    pub(crate) fn name_node(&self, name: Arc<str>) {
+        self.inner.lock().expect("trace").nodes.push(name);
+    }
+
+    /// Adds an event of the node with this index.
     pub(crate) fn record(
         &self,
         now: Duration,
-        node: (u16, &str),
+        node: NodeIndex,
         name: &str,
         fields: &[(&str, Value<'_>)],
     ) {
         let mut inner = self.inner.lock().expect("trace");
+        let inner = &mut *inner;
         inner.events += 1;
-        let mut head = [0; 10];
-        head[..8].copy_from_slice(&(now.as_nanos() as u64).to_le_bytes());
-        head[8..].copy_from_slice(&node.0.to_le_bytes());
-        inner.hasher.update(&head);
-        inner.hasher.update(name.as_bytes());
+        let bytes = &mut inner.bytes;
+        bytes.clear();
+        bytes.extend((now.as_nanos() as u64).to_le_bytes());
+        bytes.extend(node.to_le_bytes());
+        bytes.extend(name.as_bytes());
         for (key, value) in fields {
+            bytes.extend(key.as_bytes());
             match value {
-                Value::Num(num) => {
-                    inner.hasher.update(key.as_bytes());
-                    inner.hasher.update(&num.to_le_bytes());
-                }
+                Value::Num(num) => bytes.extend(num.to_le_bytes()),
                 Value::Text(text) => {
-                    inner.hasher.update(key.as_bytes());
-                    inner.hasher.update(&(text.len() as u32).to_le_bytes());
-                    inner.hasher.update(text.as_bytes());
+                    bytes.extend((text.len() as u32).to_le_bytes());
+                    bytes.extend(text.as_bytes());
                 }
             }
         }
+        inner.hasher.update(bytes);
         if let Some(kept) = &mut inner.kept {
             let (seconds, nanos) = (now.as_secs(), now.subsec_nanos());
-            write!(kept, "{seconds}.{nanos:09} {} {name}", node.1).expect("to a string");
+            let node = inner
+                .nodes
+                .get(usize::from(node))
+                .map_or("world", |name| name);
+            write!(kept, "{seconds}.{nanos:09} {node} {name}").expect("to a string");
             for (key, value) in fields {
                 match value {
                     Value::Num(num) => write!(kept, " {key}={num}"),

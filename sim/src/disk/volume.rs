@@ -463,7 +463,7 @@ mod tests {
             let file = volume.open("f").unwrap();
             outcomes.insert(volume.read_at(file, 0, 3).unwrap().to_vec());
         }
-        assert!(outcomes.contains(&b"new".to_vec()), "{outcomes:?}");
+        assert!(outcomes.contains(b"new".as_slice()), "{outcomes:?}");
         assert!(outcomes.len() > 1, "{outcomes:?}");
     }
 }

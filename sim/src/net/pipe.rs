@@ -2,7 +2,14 @@
 
 use crate::seed::Stream;
 use bytes::{Buf, Bytes};
-use std::{collections::VecDeque, task::Waker, time::Duration};
+use madsim::time::TimeHandle;
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 /// What arrives.
 pub(super) enum Segment {
@@ -21,8 +28,10 @@ pub(super) struct Pipe {
     /// Nobody reads at the other end any more.
     void: bool,
     finished: bool,
-    pub reader: Option<Waker>,
     pub writer: Option<Waker>,
+    reader: Option<Waker>,
+    /// When a timer wakes the reader, if one does: a waiting reader has one timer.
+    alarm: Option<Duration>,
 }
 
 /// What a reader finds.
@@ -30,8 +39,7 @@ pub(super) enum Arrived {
     Data(Bytes),
     End,
     Reset,
-    /// Nothing before this time.
-    At(Duration),
+    /// Nothing yet.
     Nothing,
 }
 
@@ -46,6 +54,7 @@ impl Pipe {
             finished: false,
             reader: None,
             writer: None,
+            alarm: None,
         }
     }
 
@@ -95,13 +104,55 @@ impl Pipe {
         }
         self.last_at = self.last_at.max(now + latency);
         self.queue.push_back((self.last_at, segment));
-        self.wake_reader();
+        // A reader that waits is woken when the segment arrives, and not before.
+        self.set_alarm();
+    }
+
+    /// The reader waits, and will be woken when something arrives; if the link passes nothing now, when
+    /// it does again.
+    pub fn wait(&mut self, reader: &Waker, blocked: bool) {
+        if !self
+            .reader
+            .as_ref()
+            .is_some_and(|known| known.will_wake(reader))
+        {
+            self.reader = Some(reader.clone());
+            self.alarm = None;
+        }
+        if !blocked {
+            self.set_alarm();
+        }
+    }
+
+    /// Sets a timer that wakes the reader when the first segment arrives, unless one is set.
+    fn set_alarm(&mut self) {
+        let (Some(reader), Some((at, _))) = (&self.reader, self.queue.front()) else {
+            return;
+        };
+        let time = TimeHandle::current();
+        if self
+            .alarm
+            .is_some_and(|alarm| alarm >= time.elapsed() && alarm <= *at)
+        {
+            return;
+        }
+        self.alarm = Some(*at);
+        let ahead = at.saturating_sub(time.elapsed());
+        let deadline = time.now_instant() + ahead;
+        let mut sleep = time.sleep(ahead);
+        // madsim sleeps for a millisecond at least, unless it is told afterwards.
+        Pin::new(&mut sleep).reset(deadline);
+        // Polled once, it leaves a timer behind that wakes the reader.
+        let polled = Pin::new(&mut sleep).poll(&mut Context::from_waker(reader));
+        if polled.is_ready() {
+            reader.wake_by_ref();
+        }
     }
 
     pub fn take(&mut self, now: Duration, bytes_max: usize) -> Arrived {
         match self.queue.front_mut() {
             None => Arrived::Nothing,
-            Some((at, _)) if *at > now => Arrived::At(*at),
+            Some((at, _)) if *at > now => Arrived::Nothing,
             Some((_, Segment::Fin)) => Arrived::End,
             Some((_, Segment::Reset)) => Arrived::Reset,
             Some((_, Segment::Data(bytes))) => {
@@ -110,6 +161,7 @@ impl Pipe {
                     self.queue.pop_front();
                 }
                 self.queued_bytes -= part.len() as u64;
+                (self.reader, self.alarm) = (None, None);
                 self.writer
                     .take()
                     .into_iter()
@@ -162,6 +214,7 @@ impl Pipe {
     }
 
     fn wake_reader(&mut self) {
+        self.alarm = None;
         self.reader
             .take()
             .into_iter()

@@ -9,11 +9,10 @@ use crate::{
     trace::Value,
 };
 use bytes::Bytes;
-use madsim::time::{Sleep, TimeHandle};
 use std::{
     io,
     pin::Pin,
-    task::{ready, Context, Poll, Waker},
+    task::{ready, Context, Poll},
     time::Duration,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,24 +23,11 @@ pub struct Stream {
     host: Host,
     conn: u64,
     side: usize,
-    timer: Option<Timer>,
-}
-
-/// A waiting reader has one timer; polling it again would add another.
-struct Timer {
-    sleep: Pin<Box<Sleep>>,
-    at: Duration,
-    waker: Option<Waker>,
 }
 
 impl Stream {
     pub(super) fn new(host: Host, conn: u64, side: usize) -> Self {
-        Stream {
-            host,
-            conn,
-            side,
-            timer: None,
-        }
+        Stream { host, conn, side }
     }
 
     /// The name of the node at the other end.
@@ -54,26 +40,6 @@ impl Stream {
                 .name(conn.ends[1 - self.side].host.node)
                 .to_string(),
         )
-    }
-
-    fn wait_until(&mut self, at: Duration, cx: &mut Context<'_>) {
-        let timer = self.timer.get_or_insert_with(|| Timer {
-            sleep: Box::pin(TimeHandle::current().sleep(Duration::ZERO)),
-            at: Duration::MAX,
-            waker: None,
-        });
-        let same = (timer.waker.as_ref()).is_some_and(|waker| waker.will_wake(cx.waker()));
-        if timer.at == at && same {
-            return;
-        }
-        timer.at = at;
-        timer.waker = Some(cx.waker().clone());
-        let ahead = at.saturating_sub(self.host.nodes.now());
-        let deadline = TimeHandle::current().now_instant() + ahead;
-        timer.sleep.as_mut().reset(deadline);
-        if std::future::Future::poll(timer.sleep.as_mut(), cx).is_ready() {
-            cx.waker().wake_by_ref();
-        }
     }
 }
 
@@ -105,18 +71,14 @@ impl AsyncRead for Stream {
                 true => Arrived::Nothing,
                 false => pipe.take(now, buf.remaining()),
             };
-            if let Arrived::Nothing | Arrived::At(_) = arrived {
-                pipe.reader = Some(cx.waker().clone());
+            if let Arrived::Nothing = arrived {
+                pipe.wait(cx.waker(), blocked);
             }
             arrived
         };
         let conn = ("conn", Value::Num(this.conn));
         match arrived {
             Arrived::Nothing => Poll::Pending,
-            Arrived::At(at) => {
-                this.wait_until(at, cx);
-                Poll::Pending
-            }
             Arrived::Data(bytes) => {
                 let hash = ("hash", Value::Num(xxh3_64(&bytes)));
                 let fields = [conn, ("bytes", Value::Num(bytes.len() as u64)), hash];
