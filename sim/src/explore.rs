@@ -4,6 +4,11 @@
 //! fresh process; one that does not repeat is a determinism leak, and says so. Failures that look alike
 //! (the same kind of anomaly, the same kinds of fault left) are one failure with many seeds.
 
+mod campaign;
+mod confirm;
+
+pub use campaign::{Campaign, Conclusion, Confirmed, Failure};
+
 use crate::{
     check::{Anomaly, Kind, Verdict},
     plan::Plan,
@@ -12,12 +17,9 @@ use crate::{
     shrink::shrink,
     Seed,
 };
-use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
-    path::{Path, PathBuf},
-    process::Command,
     sync::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         Arc, Mutex,
@@ -68,125 +70,6 @@ pub struct Progress {
     pub doing: Option<String>,
 }
 
-/// What a plan showed in a fresh process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confirmed {
-    /// `clean`, `vacuous`, or a kind of anomaly.
-    pub verdict: String,
-    /// The digest of the trace.
-    pub digest: String,
-}
-
-/// A failure: shrunk, and repeated in a fresh process.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Failure {
-    /// The seed that found it.
-    pub seed: String,
-    /// What is wrong, in the shrunk plan.
-    pub anomaly: Anomaly,
-    /// The digest of the shrunk plan's trace.
-    pub digest: String,
-    /// The shrunk plan.
-    pub plan: Plan,
-    /// How many faults the plan had before.
-    pub faults_before: usize,
-    /// Whether a fresh process showed the same anomaly and the same digest.
-    pub reproduced: bool,
-    /// If not: what it showed.
-    pub instead: Option<String>,
-    /// Seeds that failed in the same way, the first ones.
-    pub seeds: Vec<String>,
-    /// How many.
-    pub count: u64,
-    /// Where the plan was saved.
-    pub saved: Option<PathBuf>,
-}
-
-/// What an exploration found: the summary of `fuzz --json`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Campaign {
-    /// The workload's name.
-    pub workload: String,
-    /// Which commit was built, if that is known.
-    pub commit: Option<String>,
-    /// The first seed, and the one after the last that was given out.
-    pub seeds: (u64, u64),
-    /// Seeds run.
-    pub seeds_run: u64,
-    /// Seeds per second of wall time.
-    pub seeds_per_second: f64,
-    /// Virtual time of all runs together.
-    pub virtual_seconds: f64,
-    /// Wall time.
-    pub wall_seconds: f64,
-    /// Trace events of all runs.
-    pub events: u64,
-    /// Faults that struck and named events that happened.
-    pub faults: BTreeMap<String, u64>,
-    /// Seeds without any fault in their plan.
-    pub fault_free: u64,
-    /// Commits.
-    pub commits: u64,
-    /// Facts compared.
-    pub compared: u64,
-    /// Seeds by verdict.
-    pub verdicts: BTreeMap<String, u64>,
-    /// Seeds that showed an anomaly which its claim allows, by claim and kind.
-    pub shown: BTreeMap<String, u64>,
-    /// The sum of a hash of each seed with its digest: equal campaigns have equal ones, in whichever
-    /// order their seeds were run.
-    pub digest: String,
-    /// What broke.
-    pub failures: Vec<Failure>,
-}
-
-/// The verdict over a whole campaign, with its exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Conclusion {
-    /// Exit code 0.
-    Clean,
-    /// A claim was broken: exit code 1.
-    Broken,
-    /// The only anomaly is `stuck`: exit code 3.
-    Stuck,
-    /// A failure did not repeat: exit code 4.
-    NotDeterministic,
-    /// Every seed was vacuous, or none was run: exit code 5.
-    Vacuous,
-}
-
-impl Conclusion {
-    /// The exit code of a process that concludes so.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Conclusion::Clean => 0,
-            Conclusion::Broken => 1,
-            Conclusion::Stuck => 3,
-            Conclusion::NotDeterministic => 4,
-            Conclusion::Vacuous => 5,
-        }
-    }
-}
-
-impl Campaign {
-    /// The verdict over all seeds.
-    pub fn conclusion(&self) -> Conclusion {
-        let broken = |failure: &&Failure| failure.anomaly.kind != Kind::Stuck;
-        let clean = self.verdicts.get("clean").copied().unwrap_or(0);
-        if self.failures.iter().any(|failure| !failure.reproduced) {
-            Conclusion::NotDeterministic
-        } else if self.failures.iter().any(|failure| broken(&failure)) {
-            Conclusion::Broken
-        } else if !self.failures.is_empty() {
-            Conclusion::Stuck
-        } else if clean == 0 || self.verdicts.get("vacuous").copied().unwrap_or(0) > clean {
-            Conclusion::Vacuous
-        } else {
-            Conclusion::Clean
-        }
-    }
-}
-
 /// What all threads of an exploration share.
 struct Shared {
     begun: Instant,
@@ -217,7 +100,7 @@ impl Explore {
             jobs,
             shard: (0, 1),
             adjust: Arc::new(|_| {}),
-            confirm: Arc::new(confirm_by_same_program),
+            confirm: Arc::new(confirm::by_same_program),
             again: Arc::new(|failure| format!("SEEDBED_SEED={} cargo test", failure.seed)),
             progress: Arc::new(|_| {}),
             fails_max: usize::MAX,
@@ -341,7 +224,7 @@ impl Explore {
 
     /// Explores.
     pub fn run(&self) -> Campaign {
-        self.answer_confirmation();
+        confirm::answer(&self.workload);
         let shared = Shared {
             begun: Instant::now(),
             next: AtomicU64::new(self.seeds.start),
@@ -534,63 +417,12 @@ impl Explore {
             .sort_by_key(|failure| failure.anomaly.kind);
         campaign
     }
-
-    /// If this process was started to confirm a plan of this workload: does so, and ends.
-    fn answer_confirmation(&self) {
-        let Some(path) = std::env::var_os(CONFIRM) else {
-            return;
-        };
-        let path = PathBuf::from(path);
-        let text = std::fs::read_to_string(&path).expect("the plan to confirm is there");
-        let plan = Plan::parse(&text).expect("the plan to confirm was written by us");
-        if plan.workload != self.workload.name() {
-            return;
-        }
-        let report = run::run(&self.workload, &plan, &Limits::default());
-        let confirmed = Confirmed {
-            verdict: report.verdict.name().to_owned(),
-            digest: report.digest,
-        };
-        let text = serde_json::to_string(&confirmed).expect("plain data");
-        std::fs::write(path.with_extension("confirmed"), text).expect("the folder was writable");
-        std::process::exit(0);
-    }
 }
 
 /// Failures of the same shape are the same failure.
 fn shape_of(failure: &Failure) -> (Kind, bool, BTreeSet<&'static str>) {
     let kinds = failure.plan.faults.iter().map(|fault| fault.what.kind());
     (failure.anomaly.kind, failure.reproduced, kinds.collect())
-}
-
-const CONFIRM: &str = "SEEDBED_CONFIRM";
-
-/// Repeats a plan by starting this very program again: a test binary with the name of the test, which
-/// is the name of its thread, or any other program with its own arguments.
-fn confirm_by_same_program(plan: &Plan) -> Result<Confirmed, String> {
-    let text = plan.to_text();
-    let name = format!("seedbed-confirm-{}-{}.plan", std::process::id(), plan.seed);
-    let path = std::env::temp_dir().join(name);
-    let done = path.with_extension("confirmed");
-    std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut command = Command::new(program);
-    match std::thread::current().name() {
-        Some(test) if test != "main" => command.args([test, "--exact", "--nocapture"]),
-        _ => command.args(std::env::args().skip(1)),
-    };
-    let ended = command.env(CONFIRM, &path).output();
-    let answer = std::fs::read_to_string(&done);
-    remove(&path);
-    remove(&done);
-    ended.map_err(|error| error.to_string())?;
-    let answer = answer.map_err(|_| "no answer: it did not run the workload".to_owned())?;
-    serde_json::from_str(&answer).map_err(|error| error.to_string())
-}
-
-fn remove(path: &Path) {
-    // It may not be there, and a temporary file that stays harms nobody.
-    let _ = std::fs::remove_file(path);
 }
 
 /// Reads `A..B`, or a single seed.

@@ -286,7 +286,13 @@ impl Inner {
             incarnation: nodes.incarnation(server.0),
         };
         let end = |host| End { host, open: true };
-        let pipe = |side| Pipe::new(self.seed.stream("net", key | side));
+        // Some links are long: each direction takes from a half to twice the mean, always.
+        let link = u64::from(client.node) << 16 | u64::from(server.0);
+        let mut lengths = self.seed.stream("link", link);
+        let mut pipe = |side| {
+            let mean_us = self.profile.latency_us * (50 + lengths.below(150)) / 100;
+            Pipe::new(self.seed.stream("net", key | side), mean_us)
+        };
         let conn = Conn {
             ends: [end(client), end(host)],
             pipes: [pipe(0), pipe(1)],

@@ -45,7 +45,8 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetProfile {
-    /// Microseconds; a delivery takes between a half and one and a half of it.
+    /// Microseconds: the mean over all links. Each has a mean of its own, from a half to twice of it; a
+    /// delivery takes between a half and one and a half of that.
     pub latency_us: u64,
     /// How many deliveries of 1,000 take ten to a hundred times as long: the heavy tail.
     pub tail_per_mille: u64,

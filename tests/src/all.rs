@@ -11,6 +11,10 @@ mod determinism;
 #[cfg(madsim)]
 mod stage;
 
+/// The world does to a program what its fault model says.
+#[cfg(madsim)]
+mod faults;
+
 /// One test body for the simulated and the real disk, network and object store.
 mod contracts;
 

@@ -24,6 +24,7 @@ pub(super) struct Pipe {
     queue: VecDeque<(Duration, Segment)>,
     queued_bytes: u64,
     last_at: Duration,
+    mean_us: u64,
     draws: Stream,
     /// Nobody reads at the other end any more.
     void: bool,
@@ -44,11 +45,13 @@ pub(super) enum Arrived {
 }
 
 impl Pipe {
-    pub fn new(draws: Stream) -> Self {
+    /// An empty pipe over a link on which a delivery takes about `mean_us`.
+    pub fn new(draws: Stream, mean_us: u64) -> Self {
         Pipe {
             queue: VecDeque::new(),
             queued_bytes: 0,
             last_at: Duration::ZERO,
+            mean_us,
             draws,
             void: false,
             finished: false,
@@ -74,9 +77,9 @@ impl Pipe {
         matches!(self.queue.front(), Some((at, Segment::Data(_))) if *at <= now)
     }
 
-    /// A latency around `mean`, rarely much longer.
-    pub fn latency(&mut self, mean_us: u64, tail_per_mille: u64) -> (Duration, bool) {
-        let mut us = mean_us / 2 + self.draws.below(mean_us.max(1));
+    /// A latency around the link's mean, rarely much longer; and whether it is that.
+    pub fn latency(&mut self, tail_per_mille: u64) -> (Duration, bool) {
+        let mut us = self.mean_us / 2 + self.draws.below(self.mean_us.max(1));
         let tail = self.draws.chance(tail_per_mille);
         if tail {
             us *= 10 + self.draws.below(90);

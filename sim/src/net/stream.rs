@@ -220,7 +220,7 @@ impl Inner {
             if !part.is_empty() {
                 let (latency, slow) = match me == peer {
                     true => (Duration::from_micros(20), false),
-                    false => pipe.latency(mean, tail),
+                    false => pipe.latency(tail),
                 };
                 if slow {
                     nodes.trace.count("heavy-tail");
