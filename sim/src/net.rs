@@ -106,6 +106,18 @@ impl Net {
         self.lock().seed
     }
 
+    /// Lets go of all connections, and of whoever waits for them.
+    pub(crate) fn forget(&self) {
+        let mut inner = self.lock();
+        let ended = (
+            std::mem::take(&mut inner.conns),
+            std::mem::take(&mut inner.ports),
+        );
+        // Whoever waited may have been the last to hold something that asks the network.
+        drop(inner);
+        drop(ended);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("net")
     }

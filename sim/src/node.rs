@@ -77,11 +77,11 @@ pub(crate) struct Nodes {
     inner: Mutex<Inner>,
     pub(crate) trace: Trace,
     pub(crate) time: OnceLock<TimeHandle>,
-    strike: OnceLock<Strike>,
+    strike: Mutex<Option<Strike>>,
 }
 
 /// What lets a fault strike: the world.
-type Strike = Box<dyn Fn(&What) + Send + Sync>;
+type Strike = Arc<dyn Fn(&What) + Send + Sync>;
 
 struct Inner {
     nodes: Vec<Node>,
@@ -125,12 +125,17 @@ impl Nodes {
             }),
             trace: Trace::new(keep_trace),
             time: OnceLock::new(),
-            strike: OnceLock::new(),
+            strike: Mutex::default(),
         }
     }
 
     pub(crate) fn on_strike(&self, strike: impl Fn(&What) + Send + Sync + 'static) {
-        assert!(self.strike.set(Box::new(strike)).is_ok(), "set once");
+        *self.strike.lock().expect("strike") = Some(Arc::new(strike));
+    }
+
+    /// Lets go of the world, which holds on to the nodes.
+    pub(crate) fn forget_world(&self) {
+        *self.strike.lock().expect("strike") = None;
     }
 
     /// Virtual time since the start of the run.
@@ -308,6 +313,7 @@ impl Nodes {
     }
 
     fn strike(&self, what: &What) {
-        self.strike.get().expect("set when the world was built")(what);
+        let strike = self.strike.lock().expect("strike").clone();
+        strike.expect("the run has begun, and not ended")(what);
     }
 }

@@ -173,6 +173,12 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
         .get()
         .map_or(0.0, |time| time.elapsed().as_secs_f64());
     trace::deaf();
+    nodes.forget_world();
+    // Something that holds on to itself would keep every file and connection of the run.
+    debug_assert!(
+        outcome.is_err() || Arc::strong_count(&nodes) == 1,
+        "a run gives its memory back"
+    );
     let (findings, stuck) = outcome.unwrap_or_else(|_| {
         let what = PANIC
             .with(|cell| cell.take())
@@ -266,7 +272,8 @@ async fn phases(
         madsim::time::sleep(TICK).await;
     }
     world.note("world.final-reads", &[]);
-    (scenario.judge().await, None)
+    let findings = scenario.judge().await;
+    (findings, None)
 }
 
 impl Report {

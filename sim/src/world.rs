@@ -81,8 +81,11 @@ impl World {
             world.disks.configure(plan.seed, plan.disk.clone());
             let striking = world.clone();
             nodes.on_strike(move |what| striking.strike(what));
-            madsim::task::spawn_local(world.clone().keep_agenda());
-            body(world).await
+            let agenda = madsim::task::spawn_local(world.clone().keep_agenda());
+            let output = body(world.clone()).await;
+            agenda.abort();
+            world.end().await;
+            output
         };
         trace::listening(nodes, || runtime.block_on(body))
     }
@@ -129,6 +132,21 @@ impl World {
     /// Adds an event of the workload itself to the trace.
     pub fn note(&self, name: &str, fields: &[(&str, Value<'_>)]) {
         self.nodes.note(self.observer, name, fields);
+    }
+
+    /// Ends all tasks, and takes apart what holds on to itself: a task that waits is held by what it
+    /// waits for, and holds on to that. Otherwise no run would give its memory back.
+    async fn end(&self) {
+        for node in 0..self.nodes.len() as NodeIndex {
+            self.nodes.stop(node, State::Down);
+            if node != self.observer {
+                self.kill(node);
+            }
+        }
+        // The executor drops the tasks of dead nodes when it comes to them.
+        madsim::time::sleep(Duration::from_millis(2)).await;
+        self.net.forget();
+        self.nodes.forget_world();
     }
 
     fn host(&self, node: NodeIndex) -> Host {
