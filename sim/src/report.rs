@@ -16,7 +16,7 @@ pub fn screen(plan: &Plan, anomaly: &Anomaly, before: Option<usize>, again: &str
         .collect();
     let _ = writeln!(out, "FAIL  {}: {}", anomaly.kind, anomaly.what);
     let _ = writeln!(out, "      {}  seed={}", plan.workload, plan.seed);
-    for line in params.chunks(6) {
+    for line in params.chunks(4) {
         let _ = writeln!(out, "      {}", line.join("  "));
     }
     if plan.faults.is_empty() {
