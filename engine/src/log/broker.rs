@@ -152,11 +152,21 @@ impl Broker {
             return Err(ResponseError::NotLeaderOrFollower);
         }
         let key = TopicPartition::new(topic, partition);
+        if let Some(open) = self.partitions.lock().await.get(&key) {
+            return Ok(open.clone());
+        }
+        to_its_end(self.clone().open_partition(key)).await
+    }
+
+    async fn open_partition(
+        self: Arc<Self>,
+        key: TopicPartition,
+    ) -> Result<Arc<Partition>, ResponseError> {
         let mut partitions = self.partitions.lock().await;
         if let Some(open) = partitions.get(&key) {
             return Ok(open.clone());
         }
-        let folder = format!("log/{topic}/{partition}");
+        let folder = format!("log/{}/{}", key.topic, key.partition);
         let disk = self.host.disk.clone();
         let opened = match Partition::open(disk, folder, self.config.segment_bytes).await {
             Ok(opened) => Arc::new(opened),
@@ -175,7 +185,7 @@ impl Broker {
     }
 
     /// How many partitions a topic has: known here, or asked of the first broker.
-    async fn partition_count(&self, topic: &str) -> Result<i32, ResponseError> {
+    async fn partition_count(self: &Arc<Self>, topic: &str) -> Result<i32, ResponseError> {
         if let Some(count) = self.topics.partitions(topic).await {
             return Ok(count);
         }
@@ -189,12 +199,17 @@ impl Broker {
         match asked.map_err(|_| ResponseError::LeaderNotAvailable)? {
             None => Err(ResponseError::UnknownTopicOrPartition),
             Some(count) => {
-                let added = self.topics.add(topic, count).await;
+                let added = self.add_topic(topic, count).await;
                 added
                     .map(|_| count)
                     .map_err(|_| ResponseError::KafkaStorageError)
             }
         }
+    }
+
+    async fn add_topic(self: &Arc<Self>, topic: &str, count: i32) -> io::Result<Created> {
+        let (broker, topic) = (self.clone(), topic.to_owned());
+        to_its_end(async move { broker.topics.add(&topic, count).await }).await
     }
 
     /// What this broker can do.
@@ -211,7 +226,7 @@ impl Broker {
     }
 
     /// Who leads what.
-    pub async fn metadata(&self, request: MetadataRequest) -> MetadataResponse {
+    pub async fn metadata(self: &Arc<Self>, request: MetadataRequest) -> MetadataResponse {
         let brokers = self.config.brokers.iter().enumerate().map(|(id, address)| {
             let (host, port) = address.rsplit_once(':').unwrap_or((address, "0"));
             MetadataResponseBroker::default()
@@ -263,7 +278,10 @@ impl Broker {
     }
 
     /// Creates topics: the first broker decides, the others pass the request on.
-    pub async fn create_topics(&self, request: CreateTopicsRequest) -> CreateTopicsResponse {
+    pub async fn create_topics(
+        self: &Arc<Self>,
+        request: CreateTopicsRequest,
+    ) -> CreateTopicsResponse {
         let mut results = Vec::new();
         for topic in request.topics {
             let name = topic.name.to_string();
@@ -286,7 +304,12 @@ impl Broker {
         CreateTopicsResponse::default().with_topics(results)
     }
 
-    async fn create_topic(&self, name: &str, count: i32, dry: bool) -> Option<ResponseError> {
+    async fn create_topic(
+        self: &Arc<Self>,
+        name: &str,
+        count: i32,
+        dry: bool,
+    ) -> Option<ResponseError> {
         if !topics::is_legal_name(name) {
             return Some(ResponseError::InvalidTopicException);
         }
@@ -307,7 +330,7 @@ impl Broker {
             let there = self.topics.partitions(name).await;
             return there.map(|_| ResponseError::TopicAlreadyExists);
         }
-        match self.topics.add(name, count).await {
+        match self.add_topic(name, count).await {
             Ok(Created::New) => None,
             Ok(Created::Exists(_)) => Some(ResponseError::TopicAlreadyExists),
             Err(_) => Some(ResponseError::KafkaStorageError),
@@ -315,34 +338,38 @@ impl Broker {
     }
 
     /// An id that no producer has or had. Transactional ids are not served.
-    pub async fn init_producer_id(&self, request: InitProducerIdRequest) -> InitProducerIdResponse {
+    pub async fn init_producer_id(
+        self: &Arc<Self>,
+        request: InitProducerIdRequest,
+    ) -> InitProducerIdResponse {
         let answer = InitProducerIdResponse::default();
+        let refused = |error: ResponseError| {
+            let answer = InitProducerIdResponse::default().with_error_code(error.code());
+            answer.with_producer_id(ProducerId(-1))
+        };
         if request.transactional_id.is_some() {
-            return answer
-                .with_error_code(ResponseError::InvalidRequest.code())
-                .with_producer_id(ProducerId(-1));
+            return refused(ResponseError::InvalidRequest);
         }
+        match to_its_end(self.clone().next_producer_id()).await {
+            Ok(id) => answer
+                .with_producer_id(ProducerId(id))
+                .with_producer_epoch(0),
+            Err(_) => refused(ResponseError::CoordinatorNotAvailable),
+        }
+    }
+
+    async fn next_producer_id(self: Arc<Self>) -> io::Result<i64> {
         let mut ids = self.producer_ids.lock().await;
         if ids.next == ids.reserved {
+            // After an error the block may have been reserved; it is then reserved again.
             let reserved = ids.reserved + PRODUCER_IDS_PER_BLOCK;
             let text = reserved.to_string();
-            let disk = &*self.host.disk;
-            if host::replace_file(disk, PRODUCER_IDS_FILE, text.as_bytes())
-                .await
-                .is_err()
-            {
-                // The block may have been reserved; its ids are then never used.
-                return answer
-                    .with_error_code(ResponseError::CoordinatorNotAvailable.code())
-                    .with_producer_id(ProducerId(-1));
-            }
+            host::replace_file(&*self.host.disk, PRODUCER_IDS_FILE, text.as_bytes()).await?;
             ids.reserved = reserved;
         }
         let id = i64::from(self.config.id.0) << BROKER_SHIFT | ids.next;
         ids.next += 1;
-        answer
-            .with_producer_id(ProducerId(id))
-            .with_producer_epoch(0)
+        Ok(id)
     }
 
     /// Appends, in the order in which it is called; the answer waits for the sync.
@@ -390,7 +417,8 @@ impl Broker {
             return Err(ResponseError::InvalidRequiredAcks);
         }
         let partition = self.partition(topic, index).await?;
-        match partition.append(&records).await {
+        let appending = partition.clone();
+        match to_its_end(async move { appending.append(&records).await }).await {
             Ok(appended) => Ok((partition, appended)),
             Err(AppendError::Batch(_)) => Err(ResponseError::CorruptMessage),
             Err(AppendError::OutOfOrder) => Err(ResponseError::OutOfOrderSequenceNumber),
@@ -532,6 +560,19 @@ impl Broker {
             topics.push(response.with_partitions(answers));
         }
         ListOffsetsResponse::default().with_topics(topics)
+    }
+}
+
+/// Does something to the disk that must not stop in the middle, even if the connection that asked for it
+/// goes away: a write that nobody waits for any more could still run when the next one begins.
+async fn to_its_end<T: Send + 'static>(
+    work: impl std::future::Future<Output = T> + Send + 'static,
+) -> T {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => panic!("a request panicked"),
+        // The runtime is shutting down.
+        Err(_) => std::future::pending().await,
     }
 }
 
