@@ -41,7 +41,9 @@
 //!         while let Ok(key) = stream.read_u8().await {
 //!             if key == 0 {
 //!                 // Asked for all keys.
-//!                 let keys = file.read_at(0, 256).await?;
+//!                 let mut keys = file.read_at(0, 256).await?.to_vec();
+//!                 // A length may survive a power loss without its bytes.
+//!                 keys.retain(|key| *key != 0);
 //!                 stream.write_u8(keys.len() as u8).await?;
 //!                 stream.write_all(&keys).await?;
 //!             } else {

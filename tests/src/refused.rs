@@ -184,6 +184,8 @@ fn a_failure_replays_from_its_plan_ten_times_of_ten() {
         "--seeds",
         "0..20",
         "--fail-fast",
+        "--jobs",
+        "1",
         "--records",
         "300",
         "--out",
