@@ -272,8 +272,16 @@ async fn phases(
         madsim::time::sleep(TICK).await;
     }
     world.note("world.final-reads", &[]);
-    let findings = scenario.judge().await;
-    (findings, None)
+    match madsim::time::timeout(limits.calm_max, scenario.judge()).await {
+        Ok(findings) => (findings, None),
+        Err(_) => {
+            let what = vec!["the final reads did not end".to_owned()];
+            (
+                Findings::default(),
+                Some(stuck::anomaly(limits.calm_max, what)),
+            )
+        }
+    }
 }
 
 impl Report {
