@@ -38,7 +38,9 @@
 //!     let listener = host.listen(80)?;
 //!     loop {
 //!         let (mut stream, _) = listener.accept().await?;
-//!         while let Ok(key) = stream.read_u8().await {
+//!         // A peer may go without a word: its FIN was lost with the link.
+//!         let patience = Duration::from_secs(3);
+//!         while let Ok(Ok(key)) = tokio::time::timeout(patience, stream.read_u8()).await {
 //!             if key == 0 {
 //!                 // Asked for all keys.
 //!                 let mut keys = file.read_at(0, 256).await?.to_vec();

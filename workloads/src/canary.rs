@@ -58,7 +58,9 @@ async fn serve(host: Host) -> io::Result<()> {
     let listener = host.listen(80)?;
     loop {
         let (mut stream, _) = listener.accept().await?;
-        while let Ok(number) = stream.read_u8().await {
+        // A peer may go without a word: its FIN was lost with the link.
+        let patience = Duration::from_secs(3);
+        while let Ok(Ok(number)) = tokio::time::timeout(patience, stream.read_u8()).await {
             if number < NUMBERS {
                 // The sync that belongs here is missing on purpose.
                 file.write_at(file.len().await?, &[number]).await?;
