@@ -3,31 +3,44 @@
 //! | part | is |
 //! |---|---|
 //! | [`segment`] | a checksummed file of record batches, and what opening one may find |
-//! | [`producers`] | pure: who has appended what, and whether a batch is new |
-//! | [`partition`] | segments in a row; appends, group sync, reads |
+//! | [`producers`] | pure: who has appended what, whether a batch is new, which transactions are open |
+//! | [`transactions`] | pure: the life of a transactional id |
+//! | [`groups`], [`offsets`] | pure: the members of a group; the positions that it has committed |
+//! | [`snapshot`] | a small file with a checksum, replaced as a whole |
+//! | [`partition`] | segments in a row; appends, group sync, reads, retention |
+//! | [`fold`] | a coordinator's state: what its partition says, and nothing else |
 //! | [`topics`] | which topics there are, and who leads which partition |
 //! | [`broker`], [`server`] | several brokers, each leading some partitions; their connections |
-//! | [`connection`], [`cluster`] | the client's side: pipelined requests, leaders |
-//! | [`producer`], [`consumer`] | idempotent batches, five in flight; assigned partitions |
+//! | [`connection`], [`cluster`] | the client's side: pipelined requests, leaders, coordinators |
+//! | [`producer`], [`transactional`] | idempotent batches, five in flight; transactions of them |
+//! | [`consumer`], [`member`] | reading a partition; sharing partitions with a group |
 //!
 //! There is no replication: a partition lives on its leader's disk, and comes back with it. An append is
 //! acknowledged, and can be read, once it is synced; one sync serves all appends that wait for it.
 
 pub mod segment;
 pub mod producers;
+pub mod transactions;
+pub mod groups;
+pub mod offsets;
+pub mod snapshot;
 pub mod partition;
+pub mod fold;
 pub mod topics;
 pub mod broker;
 pub mod server;
 pub mod connection;
 pub mod cluster;
 pub mod producer;
+pub mod transactional;
 pub mod consumer;
+pub mod member;
 
 use crate::ids::{Offset, PartitionId};
+use serde::{Deserialize, Serialize};
 
 /// A partition of a topic.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TopicPartition {
     /// The topic's name.
     pub topic: String,

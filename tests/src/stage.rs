@@ -67,9 +67,8 @@ impl Workload for Stage {
             let brokers = brokers.clone();
             world.node(&format!("broker-{id}"), move |node| {
                 let config = BrokerConfig {
-                    id: BrokerId(id as i32),
-                    brokers: brokers.clone(),
                     segment_bytes: 4096,
+                    ..BrokerConfig::new(BrokerId(id as i32), brokers.clone())
                 };
                 async move { drop(Broker::run(cluster::host(&node), config).await) }
             });

@@ -2,6 +2,7 @@
 
 use super::{
     connection::{CallError, Connection, SharedConnection},
+    partition::Isolation,
     TopicPartition,
 };
 use crate::{
@@ -14,7 +15,8 @@ use kafka_protocol::{
         create_topics_request::CreatableTopic,
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         metadata_request::MetadataRequestTopic,
-        BrokerId, CreateTopicsRequest, ListOffsetsRequest, MetadataRequest, TopicName,
+        BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FindCoordinatorRequest,
+        ListOffsetsRequest, MetadataRequest, TopicName,
     },
     protocol::StrBytes,
 };
@@ -27,6 +29,8 @@ use std::{
 
 /// How long a request waits for its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// `UNKNOWN_TOPIC_OR_PARTITION`.
+const UNKNOWN_TOPIC: i16 = 3;
 /// Between two tries.
 pub(crate) const BACKOFF: Duration = Duration::from_millis(250);
 
@@ -38,6 +42,18 @@ struct Inner {
     host: Host,
     bootstrap: Vec<String>,
     leaders: Mutex<BTreeMap<TopicPartition, String>>,
+    coordinators: Mutex<BTreeMap<(KeyType, String), String>>,
+    /// Connections for requests that do not wait for long, by address.
+    shared: Mutex<BTreeMap<String, SharedConnection>>,
+}
+
+/// What a coordinator is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyType {
+    /// A group.
+    Group = 0,
+    /// A transactional id.
+    Transaction = 1,
 }
 
 /// Why a question about the cluster has no answer.
@@ -52,7 +68,7 @@ pub enum ClusterError {
 }
 
 impl ClusterError {
-    fn of_code(code: i16) -> Result<(), ClusterError> {
+    pub(crate) fn of_code(code: i16) -> Result<(), ClusterError> {
         ResponseError::try_from_code(code).map_or(Ok(()), |error| Err(ClusterError::Refused(error)))
     }
 }
@@ -64,6 +80,8 @@ impl Cluster {
             host,
             bootstrap,
             leaders: Mutex::default(),
+            coordinators: Mutex::default(),
+            shared: Mutex::default(),
         }))
     }
 
@@ -76,6 +94,25 @@ impl Cluster {
     pub async fn connect(&self, address: &str) -> Result<SharedConnection, CallError> {
         let connection = Connection::open(&self.0.host, address, REQUEST_TIMEOUT).await?;
         Ok(Arc::new(connection))
+    }
+
+    /// A connection to a broker that others use, too: a broker answers the requests of one connection one
+    /// after the other, so nothing that waits for long belongs there.
+    pub async fn share(&self, address: &str) -> Result<SharedConnection, CallError> {
+        let known = self.0.shared.lock().expect("shared").get(address).cloned();
+        if let Some(known) = known.filter(|known| !known.is_closed()) {
+            return Ok(known);
+        }
+        let connection = self.connect(address).await?;
+        let mut shared = self.0.shared.lock().expect("shared");
+        shared.insert(address.to_owned(), connection.clone());
+        Ok(connection)
+    }
+
+    /// Shares a connection no longer, after it was of no use.
+    pub fn forget_connection(&self, connection: &SharedConnection) {
+        let mut shared = self.0.shared.lock().expect("shared");
+        shared.retain(|_, known| !Arc::ptr_eq(known, connection));
     }
 
     /// Connects to whichever broker answers first, in the order of their addresses.
@@ -95,17 +132,95 @@ impl Cluster {
         &self,
         of: &TopicPartition,
     ) -> Result<SharedConnection, ClusterError> {
-        let known = self.0.leaders.lock().expect("leaders").get(of).cloned();
-        let address = match known {
-            Some(address) => address,
-            None => self.ask_leader(of).await?,
-        };
+        let address = self.leader(of).await?;
         Ok(self.connect(&address).await?)
+    }
+
+    /// A shared connection to the leader of a partition.
+    pub async fn share_leader(
+        &self,
+        of: &TopicPartition,
+    ) -> Result<SharedConnection, ClusterError> {
+        let address = self.leader(of).await?;
+        Ok(self.share(&address).await?)
+    }
+
+    async fn leader(&self, of: &TopicPartition) -> Result<String, ClusterError> {
+        let known = self.0.leaders.lock().expect("leaders").get(of).cloned();
+        match known {
+            Some(address) => Ok(address),
+            None => self.ask_leader(of).await,
+        }
     }
 
     /// Forgets who leads a partition, after a broker said that it does not.
     pub fn forget_leader(&self, of: &TopicPartition) {
         self.0.leaders.lock().expect("leaders").remove(of);
+    }
+
+    /// A shared connection to the coordinator of a group or a transactional id.
+    pub async fn share_coordinator(
+        &self,
+        kind: KeyType,
+        key: &str,
+    ) -> Result<SharedConnection, ClusterError> {
+        let address = self.coordinator(kind, key).await?;
+        let shared = self.share(&address).await;
+        Ok(shared.inspect_err(|_| self.forget_coordinator(kind, key))?)
+    }
+
+    /// Connects to the coordinator of a group or a transactional id, for requests that may take so long.
+    pub async fn connect_coordinator_within(
+        &self,
+        kind: KeyType,
+        key: &str,
+        timeout: Duration,
+    ) -> Result<SharedConnection, ClusterError> {
+        let address = self.coordinator(kind, key).await?;
+        let connected = Connection::open(&self.0.host, &address, timeout).await;
+        let connected = connected.inspect_err(|_| self.forget_coordinator(kind, key))?;
+        Ok(Arc::new(connected))
+    }
+
+    async fn coordinator(&self, kind: KeyType, key: &str) -> Result<String, ClusterError> {
+        let of = (kind, key.to_owned());
+        let known = self
+            .0
+            .coordinators
+            .lock()
+            .expect("coordinators")
+            .get(&of)
+            .cloned();
+        match known {
+            Some(address) => Ok(address),
+            None => self.ask_coordinator(kind, key).await,
+        }
+    }
+
+    /// Forgets who a coordinator is, after a broker said that it is not.
+    pub fn forget_coordinator(&self, kind: KeyType, key: &str) {
+        let of = (kind, key.to_owned());
+        self.0
+            .coordinators
+            .lock()
+            .expect("coordinators")
+            .remove(&of);
+    }
+
+    async fn ask_coordinator(&self, kind: KeyType, key: &str) -> Result<String, ClusterError> {
+        let connection = self.connect_any().await?;
+        let request = FindCoordinatorRequest::default()
+            .with_key_type(kind as i8)
+            .with_coordinator_keys(vec![StrBytes::from_string(key.to_owned())]);
+        let answer = connection.call(&request).await?;
+        let found = answer.coordinators.first();
+        let found = found.ok_or(ClusterError::Refused(ResponseError::UnknownServerError))?;
+        ClusterError::of_code(found.error_code)?;
+        let address = format!("{}:{}", &*found.host, found.port);
+        let of = (kind, key.to_owned());
+        let mut known = self.0.coordinators.lock().expect("coordinators");
+        known.insert(of, address.clone());
+        Ok(address)
     }
 
     async fn ask_leader(&self, of: &TopicPartition) -> Result<String, ClusterError> {
@@ -146,7 +261,7 @@ impl Cluster {
         let topic = answer.topics.first();
         match topic.map(|topic| (topic.error_code, topic.partitions.len() as i32)) {
             Some((0, partitions)) => Ok(Some(partitions)),
-            Some((3, _)) => Ok(None),
+            Some((UNKNOWN_TOPIC, _)) => Ok(None),
             _ => Err(io::Error::other("no answer about the topic").into()),
         }
     }
@@ -207,17 +322,59 @@ impl Cluster {
         }
     }
 
-    /// The offset after the last record of a partition that can be read.
+    /// Deletes a topic, or finds that it does not exist. Tries until it is told either.
+    pub async fn delete_topic(&self, topic: &str) {
+        loop {
+            for address in &self.0.bootstrap {
+                let request = DeleteTopicsRequest::default()
+                    .with_topic_names(vec![name(topic)])
+                    .with_timeout_ms(REQUEST_TIMEOUT.as_millis() as i32);
+                let Ok(connection) = self.connect(address).await else {
+                    continue;
+                };
+                let Ok(answer) = connection.call(&request).await else {
+                    continue;
+                };
+                let code = answer.responses.first().map(|result| result.error_code);
+                if matches!(code, Some(0 | UNKNOWN_TOPIC)) {
+                    return;
+                }
+            }
+            tokio::time::sleep(BACKOFF).await;
+        }
+    }
+
+    /// The offset after the last record of a partition that is durable.
     pub async fn end_offset(&self, of: &TopicPartition) -> Result<Offset, ClusterError> {
+        self.find_offset(of, -1, Isolation::ReadUncommitted).await
+    }
+
+    /// The first offset of a partition that is left.
+    pub async fn start_offset(&self, of: &TopicPartition) -> Result<Offset, ClusterError> {
+        self.find_offset(of, -2, Isolation::ReadUncommitted).await
+    }
+
+    /// The last stable offset of a partition: in front of it, every transaction has ended.
+    pub async fn stable_offset(&self, of: &TopicPartition) -> Result<Offset, ClusterError> {
+        self.find_offset(of, -1, Isolation::ReadCommitted).await
+    }
+
+    async fn find_offset(
+        &self,
+        of: &TopicPartition,
+        timestamp: i64,
+        isolation: Isolation,
+    ) -> Result<Offset, ClusterError> {
         let connection = self.connect_leader(of).await?;
         let partition = ListOffsetsPartition::default()
             .with_partition_index(of.partition.0)
-            .with_timestamp(-1);
+            .with_timestamp(timestamp);
         let topic = ListOffsetsTopic::default()
             .with_name(name(&of.topic))
             .with_partitions(vec![partition]);
         let request = ListOffsetsRequest::default()
             .with_replica_id(BrokerId(-1))
+            .with_isolation_level(isolation as i8)
             .with_topics(vec![topic]);
         let answer = connection.call(&request).await?;
         let partitions = answer

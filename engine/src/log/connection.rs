@@ -1,6 +1,7 @@
 //! A client's connection: requests are written in the order in which they are made, and their responses
 //! come back in that order. When it breaks, the outcome of everything in flight is unknown.
 
+use super::broker::catalog::TRANSACTION_VERSION;
 use crate::{
     host::{Connection as Wire, Host},
     wire::{
@@ -15,6 +16,7 @@ use kafka_protocol::{
     protocol::{Request, StrBytes},
 };
 use std::{
+    collections::BTreeMap,
     future::Future,
     io,
     sync::{
@@ -27,6 +29,9 @@ use tokio::{
     io::AsyncWriteExt,
     sync::{mpsc, oneshot},
 };
+
+/// The version in which a broker is asked what it speaks: all since Kafka 2.4 know it.
+const API_VERSIONS: i16 = 3;
 
 /// Why there is no response. Whether the request had an effect is unknown.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +49,10 @@ pub struct Connection {
     calls: mpsc::UnboundedSender<Call>,
     next: AtomicI32,
     timeout: Duration,
+    /// Of each request that both sides speak, the newest version.
+    versions: BTreeMap<i16, i16>,
+    /// Whether the cluster has the second version of transactions (KIP-890).
+    transactions_2: bool,
 }
 
 struct Call {
@@ -59,28 +68,30 @@ impl Connection {
             let wire = host.net.connect(address).await?;
             let (calls, receiver) = mpsc::unbounded_channel();
             tokio::spawn(drive(wire, receiver));
-            let connection = Connection {
+            let mut connection = Connection {
                 calls,
                 next: AtomicI32::new(0),
                 timeout,
+                versions: [(ApiVersionsRequest::KEY, API_VERSIONS)].into(),
+                transactions_2: false,
             };
             let request = ApiVersionsRequest::default()
                 .with_client_software_name(StrBytes::from_static_str("seedbed"))
                 .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
             let answer = connection.call(&request).await?;
             for ours in crate::wire::APIS {
-                let theirs = answer
-                    .api_keys
-                    .iter()
-                    .find(|api| api.api_key == ours.key as i16);
-                if theirs.is_none_or(|api| api.max_version < ours.version_max) {
-                    let text = format!(
-                        "{address} does not speak {:?} {}",
-                        ours.key, ours.version_max
-                    );
-                    return Err(garbage(text).into());
+                let mut all = answer.api_keys.iter();
+                if let Some(theirs) = all.find(|api| api.api_key == ours.key as i16) {
+                    let newest = theirs.max_version.min(ours.version_max);
+                    if newest >= ours.flexible.max(theirs.min_version) {
+                        connection.versions.insert(theirs.api_key, newest);
+                    }
                 }
             }
+            let mut features = answer.finalized_features.iter();
+            connection.transactions_2 = features.any(|feature| {
+                feature.name.as_str() == TRANSACTION_VERSION && feature.max_version_level >= 2
+            });
             Ok(connection)
         };
         let opened = tokio::time::timeout(timeout, opened).await;
@@ -93,12 +104,35 @@ impl Connection {
         &self,
         request: &R,
     ) -> impl Future<Output = Result<R::Response, CallError>> + Send + 'static {
-        let version = api_of(R::KEY)
-            .expect("we ask only what we speak")
-            .version_max;
+        self.call_at(request, i16::MAX)
+    }
+
+    /// Whether the cluster has the second version of transactions (KIP-890).
+    pub fn has_transactions_2(&self) -> bool {
+        self.transactions_2
+    }
+
+    /// Like [`Connection::call`], in no newer version than `version_max`.
+    pub fn call_at<R: Request>(
+        &self,
+        request: &R,
+        version_max: i16,
+    ) -> impl Future<Output = Result<R::Response, CallError>> + Send + 'static {
+        let spoken = self.versions.get(&R::KEY).copied();
+        let flexible = api_of(R::KEY).map_or(0, |api| api.flexible);
+        let spoken = spoken.map(|newest| newest.min(version_max));
+        let spoken = spoken.filter(|version| *version >= flexible);
+        let version = spoken.unwrap_or(-1);
         let correlation = self.next.fetch_add(1, Ordering::Relaxed);
         let (answer, response) = oneshot::channel();
-        let sent = encode_request(request, version, correlation).and_then(|frame| {
+        let frame = match spoken {
+            None => Err(garbage(format!(
+                "the broker does not speak request {}",
+                R::KEY
+            ))),
+            Some(version) => encode_request(request, version, correlation),
+        };
+        let sent = frame.and_then(|frame| {
             let call = Call {
                 frame,
                 correlation,

@@ -1,11 +1,19 @@
 //! The consumer: reads one assigned partition from a position on.
+//!
+//! A reader of committed records gets from the broker what lies in front of the last stable offset, and which
+//! transactions among it were aborted; leaving those out is its own work, as for every client of Kafka.
 
 use super::{
     cluster::{name, Cluster, BACKOFF},
     connection::SharedConnection,
+    partition::Isolation,
     TopicPartition,
 };
-use crate::{ids::Offset, record::Record, wire::batch};
+use crate::{
+    ids::{Offset, ProducerId},
+    record::Record,
+    wire::batch::{self, Batch, Body, Outcome},
+};
 use kafka_protocol::{
     error::ResponseError,
     messages::{
@@ -13,7 +21,7 @@ use kafka_protocol::{
         BrokerId, FetchRequest,
     },
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// A fetch returns at most about this much.
 const FETCH_BYTES_MAX: i32 = 1 << 20;
@@ -32,22 +40,44 @@ pub enum FetchError {
         /// Which position.
         position: Offset,
     },
+    /// What is there cannot be read: it is damaged, or compressed in a way that we do not know.
+    #[error("{of} at offset {position}: {what}")]
+    Unreadable {
+        /// Which partition.
+        of: String,
+        /// Which position.
+        position: Offset,
+        /// What is wrong.
+        what: String,
+    },
 }
 
 /// A reader of one partition.
 pub struct Consumer {
     cluster: Cluster,
     of: TopicPartition,
+    isolation: Isolation,
     position: Offset,
     connection: Option<SharedConnection>,
 }
 
 impl Consumer {
-    /// Reads a partition from `position` on.
+    /// Reads committed records of a partition, from `position` on.
     pub fn new(cluster: Cluster, of: TopicPartition, position: Offset) -> Self {
+        Consumer::isolated(cluster, of, position, Isolation::ReadCommitted)
+    }
+
+    /// Reads a partition from `position` on.
+    pub fn isolated(
+        cluster: Cluster,
+        of: TopicPartition,
+        position: Offset,
+        isolation: Isolation,
+    ) -> Self {
         Consumer {
             cluster,
             of,
+            isolation,
             position,
             connection: None,
         }
@@ -60,8 +90,19 @@ impl Consumer {
 
     /// The next records; none if there was none for about a second, or the broker could not be asked.
     pub async fn poll(&mut self) -> Result<Vec<Record>, FetchError> {
+        let batches = self.poll_batches().await?;
+        let records = batches.into_iter().flat_map(|batch| match batch.body {
+            Body::Data(records) => records,
+            Body::Control(_) => Vec::new(),
+        });
+        Ok(records.collect())
+    }
+
+    /// The next batches, headers and markers included, for who looks at the log itself; a reader of committed
+    /// records does not get those that were aborted.
+    pub async fn poll_batches(&mut self) -> Result<Vec<Batch>, FetchError> {
         match self.fetch().await {
-            Ok(records) => Ok(records),
+            Ok(batches) => Ok(batches),
             Err(Trouble::Fatal(error)) => Err(error),
             Err(Trouble::Later) => {
                 self.connection = None;
@@ -72,7 +113,7 @@ impl Consumer {
         }
     }
 
-    async fn fetch(&mut self) -> Result<Vec<Record>, Trouble> {
+    async fn fetch(&mut self) -> Result<Vec<Batch>, Trouble> {
         let connection = match &self.connection {
             Some(connection) => connection.clone(),
             None => {
@@ -100,13 +141,32 @@ impl Consumer {
             Some(_) => return Err(Trouble::Later),
         }
         let bytes = partition.records.unwrap_or_default();
-        let mut records = batch::decode(&bytes).map_err(|_| Trouble::Later)?;
-        // A fetch returns whole batches: the first may begin in front of the position.
-        records.retain(|record| record.offset >= self.position);
-        if let Some(last) = records.last() {
-            self.position = last.offset.plus(1);
+        let mut batches = batch::decode(&bytes).map_err(|error| {
+            Trouble::Fatal(FetchError::Unreadable {
+                of: self.of.to_string(),
+                position: self.position,
+                what: error.to_string(),
+            })
+        })?;
+        let from = self.position;
+        if let Some(last) = batches.last() {
+            self.position = last.header.end_offset().max(from);
         }
-        Ok(records)
+        if self.isolation == Isolation::ReadCommitted {
+            let aborted = partition.aborted_transactions.unwrap_or_default();
+            let aborted = aborted.iter().map(|transaction| {
+                let producer = ProducerId(transaction.producer_id.0);
+                (Offset(transaction.first_offset), producer)
+            });
+            leave_out_aborted(&mut batches, aborted.collect());
+        }
+        // A fetch returns whole batches: the first may begin in front of the position.
+        for batch in &mut batches {
+            if let Body::Data(records) = &mut batch.body {
+                records.retain(|record| record.offset >= from);
+            }
+        }
+        Ok(batches)
     }
 
     fn request(&self) -> FetchRequest {
@@ -124,9 +184,33 @@ impl Consumer {
             .with_max_wait_ms(FETCH_WAIT.as_millis() as i32)
             .with_min_bytes(1)
             .with_max_bytes(FETCH_BYTES_MAX)
+            .with_isolation_level(self.isolation as i8)
             .with_session_epoch(-1)
             .with_topics(vec![topic])
     }
+}
+
+/// Leaves out the batches of aborted transactions: of a producer, those from the first offset of such a
+/// transaction up to its marker.
+fn leave_out_aborted(batches: &mut Vec<Batch>, mut aborted: Vec<(Offset, ProducerId)>) {
+    aborted.sort();
+    let mut coming = aborted.into_iter().peekable();
+    let mut open = BTreeSet::new();
+    batches.retain(|batch| {
+        let header = &batch.header;
+        while let Some((_, producer)) = coming.next_if(|(first, _)| *first < header.end_offset()) {
+            open.insert(producer);
+        }
+        match &batch.body {
+            Body::Control(marker) => {
+                if marker.outcome == Outcome::Abort {
+                    open.remove(&header.producer);
+                }
+                true
+            }
+            Body::Data(_) => !(header.transactional && open.contains(&header.producer)),
+        }
+    });
 }
 
 enum Trouble {

@@ -8,12 +8,13 @@
 use super::{
     cluster::{name, Cluster, BACKOFF},
     connection::{CallError, SharedConnection},
+    transactions::TransactionVersion,
     TopicPartition,
 };
 use crate::{
     ids::{Offset, ProducerEpoch, ProducerId, Sequence},
     record::NewRecord,
-    wire::batch,
+    wire::batch::{self, Identity},
 };
 use bytes::Bytes;
 use futures::{future::BoxFuture, select_biased, FutureExt};
@@ -23,6 +24,7 @@ use kafka_protocol::{
         produce_request::{PartitionProduceData, TopicProduceData},
         InitProducerIdRequest, ProduceRequest, ProduceResponse,
     },
+    protocol::StrBytes,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -36,6 +38,9 @@ use tokio::{
 
 /// As many as the broker can recognise when they are sent again.
 const IN_FLIGHT_MAX: usize = super::producers::BATCHES_REMEMBERED;
+
+/// The newest version of Produce within a transaction of the first version.
+const PRODUCE_TRANSACTIONS_1: i16 = 11;
 
 /// How a producer batches and waits.
 #[derive(Clone, Debug)]
@@ -73,12 +78,23 @@ pub enum SendError {
 pub type Delivered = Result<Option<Offset>, SendError>;
 
 /// An idempotent producer. Dropping it drops what it has not sent.
-pub struct Producer {
+pub struct Producer(Lanes);
+
+/// The lanes of a producer under one epoch: the batches of each partition, in their order.
+pub(super) struct Lanes {
     cluster: Cluster,
     id: ProducerId,
     epoch: ProducerEpoch,
+    within: Option<Within>,
     config: ProducerConfig,
     lanes: Mutex<BTreeMap<TopicPartition, mpsc::Sender<Order>>>,
+}
+
+/// The transactional id that batches belong to, and how it is spoken of.
+#[derive(Clone, Debug)]
+pub(super) struct Within {
+    pub id: String,
+    pub version: TransactionVersion,
 }
 
 struct Order {
@@ -98,13 +114,9 @@ impl Producer {
                     .with_producer_epoch(-1);
                 if let Ok(answer) = connection.call(&request).await {
                     if answer.error_code == 0 {
-                        return Producer {
-                            cluster,
-                            id: ProducerId(answer.producer_id.0),
-                            epoch: ProducerEpoch(answer.producer_epoch),
-                            config,
-                            lanes: Mutex::default(),
-                        };
+                        let id = ProducerId(answer.producer_id.0);
+                        let epoch = ProducerEpoch(answer.producer_epoch);
+                        return Producer(Lanes::new(cluster, (id, epoch), None, config));
                     }
                 }
             }
@@ -114,6 +126,33 @@ impl Producer {
 
     /// Queues a record, waiting if too many are queued. The future tells where it is, and need not be
     /// awaited for it to be sent.
+    pub async fn send(
+        &self,
+        to: &TopicPartition,
+        record: NewRecord,
+    ) -> impl std::future::Future<Output = Delivered> + Send + 'static {
+        self.0.send(to, record).await
+    }
+}
+
+impl Lanes {
+    pub fn new(
+        cluster: Cluster,
+        (id, epoch): (ProducerId, ProducerEpoch),
+        within: Option<Within>,
+        config: ProducerConfig,
+    ) -> Self {
+        Lanes {
+            cluster,
+            id,
+            epoch,
+            within,
+            config,
+            lanes: Mutex::default(),
+        }
+    }
+
+    /// See [`Producer::send`].
     pub async fn send(
         &self,
         to: &TopicPartition,
@@ -144,6 +183,7 @@ impl Producer {
             to: to.clone(),
             id: self.id,
             epoch: self.epoch,
+            within: self.within.clone(),
             config: self.config.clone(),
             next: Sequence(0),
             unacked: VecDeque::new(),
@@ -160,6 +200,7 @@ struct Lane {
     to: TopicPartition,
     id: ProducerId,
     epoch: ProducerEpoch,
+    within: Option<Within>,
     config: ProducerConfig,
     next: Sequence,
     /// Batches without an answer, in the order of their sequences. Those in flight come first.
@@ -228,7 +269,7 @@ impl Lane {
                 None => {
                     // What was in flight on the old connection must come before what follows.
                     self.ground();
-                    match self.cluster.connect_leader(&self.to).await {
+                    match self.cluster.share_leader(&self.to).await {
                         Ok(connection) => {
                             self.connection = Some(connection.clone());
                             connection
@@ -249,15 +290,21 @@ impl Lane {
                 .iter_mut()
                 .filter(|batch| batch.answer.is_none())
             {
-                let request = request(&self.to, batch.bytes.clone());
-                batch.answer = Some(connection.call(&request).boxed());
+                let request = request(&self.to, self.within.as_ref(), batch.bytes.clone());
+                let version = match &self.within {
+                    Some(within) if within.version == TransactionVersion::V2 => i16::MAX,
+                    _ => PRODUCE_TRANSACTIONS_1,
+                };
+                batch.answer = Some(connection.call_at(&request, version).boxed());
             }
         }
     }
 
     /// Nothing is in flight any more.
     fn ground(&mut self) {
-        self.connection = None;
+        if let Some(connection) = self.connection.take() {
+            self.cluster.forget_connection(&connection);
+        }
         for batch in &mut self.unacked {
             batch.answer = None;
         }
@@ -278,7 +325,13 @@ impl Lane {
             .into_iter()
             .map(|order| (order.record, order.told))
             .unzip();
-        let Ok(bytes) = batch::encode(&records, self.id, self.epoch, self.next) else {
+        let by = Identity {
+            producer: self.id,
+            epoch: self.epoch,
+            sequence: self.next,
+            transactional: self.within.is_some(),
+        };
+        let Ok(bytes) = batch::encode(&records, by) else {
             return false;
         };
         self.next = self.next.plus(records.len() as i32);
@@ -347,7 +400,8 @@ fn judge(answer: Result<ProduceResponse, CallError>) -> Answer {
     }
 }
 
-fn request(to: &TopicPartition, batch: Bytes) -> ProduceRequest {
+fn request(to: &TopicPartition, within: Option<&Within>, batch: Bytes) -> ProduceRequest {
+    let id = within.map(|within| StrBytes::from_string(within.id.clone()).into());
     let data = PartitionProduceData::default()
         .with_index(to.partition.0)
         .with_records(Some(batch));
@@ -355,6 +409,7 @@ fn request(to: &TopicPartition, batch: Bytes) -> ProduceRequest {
         .with_name(name(&to.topic))
         .with_partition_data(vec![data]);
     ProduceRequest::default()
+        .with_transactional_id(id)
         .with_acks(-1)
         .with_timeout_ms(3000)
         .with_topic_data(vec![topic])

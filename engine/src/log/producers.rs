@@ -1,37 +1,64 @@
-//! Pure: who has appended what to a partition, and whether a batch is new (KIP-98).
+//! Pure: who has appended what to a partition, whether a batch is new (KIP-98), and which transactions are
+//! open there.
 //!
 //! | the batch's epoch and sequence | decision |
 //! |---|---|
 //! | no producer id | append |
 //! | an older epoch | fenced |
 //! | unknown producer, or a newer epoch; sequence 0 | append |
+//! | unknown producer; any other sequence | unknown producer |
 //! | the sequence that comes next | append |
 //! | one of the last five batches, exactly | duplicate: its original offset |
 //! | before those | duplicate: its offset is forgotten |
 //! | anything else | out of order |
 //!
-//! The state is rebuilt from the log by the same `apply` that live appends use.
+//! | the marker's number | decision |
+//! |---|---|
+//! | not above the last one's | done already |
+//! | above it, but an older epoch | fenced |
+//! | anything else | append; what was open ends, its epoch is the producer's from now on |
+//!
+//! A batch that would begin a transaction needs a [`Guard`]: somebody has asked the coordinator, and no marker
+//! has come since (KIP-890). The state is rebuilt from the log by the same `apply` that live appends use.
 
 use crate::{
     ids::{Offset, ProducerEpoch, ProducerId, Sequence},
-    wire::batch::BatchHeader,
+    wire::batch::{BatchHeader, Marker, Outcome},
 };
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// As many batches as a client may have in flight can be recognised when they are sent again.
 pub const BATCHES_REMEMBERED: usize = 5;
 
-/// All producers of a partition.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Producers(BTreeMap<ProducerId, Producer>);
+/// All producers of a partition, and their transactions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Producers {
+    known: BTreeMap<ProducerId, Producer>,
+    /// Transactions that ended without effect, by the offset of their marker.
+    aborted: VecDeque<Aborted>,
+    /// Transactions whose marker may not be durable yet.
+    #[serde(skip)]
+    closing: VecDeque<Closing>,
+    #[serde(skip)]
+    verifying: BTreeMap<ProducerId, Guard>,
+    #[serde(skip)]
+    guards: u64,
+}
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Producer {
     epoch: ProducerEpoch,
     batches: VecDeque<Batch>,
+    /// The first offset of its transaction, if one is open here.
+    open: Option<Offset>,
+    /// The number of its last marker; -1 if there was none.
+    number: i32,
+    last_ms: i64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Batch {
     first: Sequence,
     last: Sequence,
@@ -39,11 +66,54 @@ struct Batch {
     end_offset: Offset,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Closing {
+    first: Offset,
+    marker: Offset,
+}
+
+/// A transaction that was aborted, as its readers need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aborted {
+    /// Whose.
+    pub producer: ProducerId,
+    /// Its first record here.
+    pub first: Offset,
+    /// Its marker.
+    pub marker: Offset,
+}
+
+/// A producer of a partition, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActiveProducer {
+    /// Who.
+    pub producer: ProducerId,
+    /// Which incarnation.
+    pub epoch: ProducerEpoch,
+    /// The sequence of its last record, if it has any.
+    pub last_sequence: Option<Sequence>,
+    /// The time of its last record.
+    pub last_ms: i64,
+    /// The number of its last marker; -1 if there was none.
+    pub number: i32,
+    /// Where its open transaction begins, if one is.
+    pub open: Option<Offset>,
+}
+
+/// The right to begin one transaction in a partition, unless its marker comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    epoch: ProducerEpoch,
+    number: u64,
+}
+
 /// What to do with a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// It is new.
     Append,
+    /// It is new, and would begin a transaction: it needs a [`Guard`].
+    Verify,
     /// It is there already.
     Duplicate {
         /// Where its first record is.
@@ -55,61 +125,116 @@ pub enum Decision {
     Forgotten,
     /// A sequence is missing between the last batch and this one.
     OutOfOrder,
-    /// A newer incarnation of the producer has appended.
+    /// It is not a producer's first batch, and nobody knows its producer.
+    UnknownProducer,
+    /// A newer incarnation of the producer has appended, or its transaction was ended.
+    Fenced,
+    /// A batch outside of the transaction that its producer has open here.
+    NotTransactional,
+}
+
+/// What to do with a marker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarkerDecision {
+    /// It is new.
+    Append,
+    /// It is there already, or one that came after it.
+    Done,
+    /// Its producer has a newer epoch.
     Fenced,
 }
 
 impl Producers {
     /// What to do with a batch that has this header.
-    pub fn decide(&self, batch: &BatchHeader) -> Decision {
+    pub fn decide(&self, batch: &BatchHeader, guard: Option<Guard>) -> Decision {
         if batch.producer.0 < 0 {
             return Decision::Append;
         }
-        let known = self.0.get(&batch.producer);
-        let Some(producer) = known.filter(|known| known.epoch >= batch.epoch) else {
-            return match batch.sequence {
-                Sequence(0) => Decision::Append,
-                _ => Decision::OutOfOrder,
-            };
-        };
-        if producer.epoch > batch.epoch {
+        let known = self.known.get(&batch.producer);
+        if known.is_some_and(|known| known.epoch > batch.epoch) {
             return Decision::Fenced;
         }
-        let last = producer
-            .batches
-            .back()
-            .expect("a producer has appended a batch");
-        if batch.sequence == last.last.plus(1) {
-            return Decision::Append;
+        match in_sequence(known, batch) {
+            Decision::Append => {}
+            other => return other,
         }
-        let same =
-            |seen: &&Batch| seen.first == batch.sequence && seen.last == batch.last_sequence();
-        if let Some(seen) = producer.batches.iter().find(same) {
-            return Decision::Duplicate {
-                base_offset: seen.base_offset,
-                end_offset: seen.end_offset,
-            };
-        }
-        // Sequences wrap: "before" is the shorter way round.
-        let behind = last.last.0.wrapping_sub(batch.last_sequence().0) & i32::MAX;
-        match behind < i32::MAX / 2 {
-            true => Decision::Forgotten,
-            false => Decision::OutOfOrder,
+        let is_open = known.is_some_and(|known| known.open.is_some() && known.epoch == batch.epoch);
+        match (batch.transactional, is_open) {
+            (false, true) => Decision::NotTransactional,
+            (false, false) | (true, true) => Decision::Append,
+            (true, false) if guard.is_some() && self.guard(batch) == guard => Decision::Append,
+            (true, false) => Decision::Verify,
         }
     }
 
-    /// Takes note of a batch that was appended, at the base offset that its header has.
-    pub fn apply(&mut self, batch: &BatchHeader) {
+    fn guard(&self, batch: &BatchHeader) -> Option<Guard> {
+        let guard = self.verifying.get(&batch.producer).copied();
+        guard.filter(|guard| guard.epoch == batch.epoch)
+    }
+
+    /// The guard for the transaction that a batch would begin: taken before the coordinator is asked.
+    pub fn begin_verification(&mut self, batch: &BatchHeader) -> Guard {
+        if let Some(guard) = self.guard(batch) {
+            return guard;
+        }
+        self.guards += 1;
+        let guard = Guard {
+            epoch: batch.epoch,
+            number: self.guards,
+        };
+        self.verifying.insert(batch.producer, guard);
+        guard
+    }
+
+    /// What to do with a marker.
+    pub fn decide_marker(&self, marker: &Marker) -> MarkerDecision {
+        match self.known.get(&marker.producer) {
+            Some(known) if marker.number <= known.number => MarkerDecision::Done,
+            Some(known) if marker.epoch < known.epoch => MarkerDecision::Fenced,
+            _ => MarkerDecision::Append,
+        }
+    }
+
+    /// Takes note of a batch that was appended, at the base offset that its header has; `marker` is what
+    /// it holds if it is a control batch.
+    pub fn apply(&mut self, batch: &BatchHeader, marker: Option<&Marker>) {
         if batch.producer.0 < 0 {
             return;
         }
-        let producer = self.0.entry(batch.producer).or_insert_with(|| Producer {
+        let id = batch.producer;
+        let producer = self.known.entry(id).or_insert_with(|| Producer {
             epoch: batch.epoch,
             batches: VecDeque::new(),
+            open: None,
+            number: -1,
+            last_ms: 0,
         });
         if producer.epoch != batch.epoch {
             producer.epoch = batch.epoch;
             producer.batches.clear();
+        }
+        producer.last_ms = producer.last_ms.max(batch.max_timestamp_ms);
+        self.verifying.remove(&id);
+        if let Some(marker) = marker {
+            producer.number = marker.number;
+            if let Some(first) = producer.open.take() {
+                let at = batch.base_offset;
+                self.closing.push_back(Closing { first, marker: at });
+                if marker.outcome == Outcome::Abort {
+                    self.aborted.push_back(Aborted {
+                        producer: id,
+                        first,
+                        marker: at,
+                    });
+                }
+            }
+            return;
+        }
+        if batch.transactional {
+            producer.open.get_or_insert(batch.base_offset);
+        }
+        if batch.sequence.0 < 0 {
+            return;
         }
         if producer.batches.len() == BATCHES_REMEMBERED {
             producer.batches.pop_front();
@@ -120,6 +245,115 @@ impl Producers {
             base_offset: batch.base_offset,
             end_offset: batch.end_offset(),
         });
+    }
+
+    /// The last stable offset of a partition that is durable up to `synced`: in front of it, every
+    /// transaction has ended, durably.
+    pub fn stable(&mut self, synced: Offset) -> Offset {
+        self.closing.retain(|closing| closing.marker >= synced);
+        let open = self.known.values().filter_map(|producer| producer.open);
+        let closing = self.closing.iter().map(|closing| closing.first);
+        open.chain(closing).fold(synced, Offset::min)
+    }
+
+    /// The transactions that were aborted among the records from `from` to `until`.
+    pub fn aborted(&self, from: Offset, until: Offset) -> Vec<Aborted> {
+        let first = self
+            .aborted
+            .partition_point(|aborted| aborted.marker < from);
+        let rest = self.aborted.iter().skip(first);
+        rest.filter(|aborted| aborted.first < until)
+            .copied()
+            .collect()
+    }
+
+    /// What is still of use once the records in front of `start` are gone: all producers, however old
+    /// their records, but for those that were silent since `silent_since_ms` (KIP-854).
+    pub fn retained(&self, start: Offset, silent_since_ms: i64) -> Producers {
+        let mut kept = self.clone();
+        kept.aborted.retain(|aborted| aborted.marker >= start);
+        kept.known
+            .retain(|_, producer| producer.open.is_some() || producer.last_ms >= silent_since_ms);
+        kept
+    }
+
+    /// Goes on with what [`Producers::retained`] has kept.
+    pub fn become_retained(&mut self, kept: Producers) {
+        self.known = kept.known;
+        self.aborted = kept.aborted;
+    }
+
+    /// What is known of each producer, for people.
+    pub fn active(&self) -> Vec<ActiveProducer> {
+        let all = self.known.iter().map(|(id, producer)| ActiveProducer {
+            producer: *id,
+            epoch: producer.epoch,
+            last_sequence: producer.batches.back().map(|batch| batch.last),
+            last_ms: producer.last_ms,
+            number: producer.number,
+            open: producer.open,
+        });
+        all.collect()
+    }
+
+    /// A number that tells states apart: what is rebuilt from the log has the one that live state had.
+    pub fn fingerprint(&self) -> u64 {
+        let mut all: Vec<i64> = Vec::new();
+        for (id, producer) in &self.known {
+            let open = producer.open.map_or(-1, |open| open.0);
+            all.extend([
+                id.0,
+                i64::from(producer.epoch.0),
+                open,
+                i64::from(producer.number),
+            ]);
+            for batch in &producer.batches {
+                all.extend([i64::from(batch.first.0), i64::from(batch.last.0)]);
+                all.extend([batch.base_offset.0, batch.end_offset.0]);
+            }
+        }
+        for aborted in &self.aborted {
+            all.extend([aborted.producer.0, aborted.first.0, aborted.marker.0]);
+        }
+        let bytes: Vec<u8> = all.iter().flat_map(|number| number.to_le_bytes()).collect();
+        xxh3_64(&bytes)
+    }
+}
+
+/// What the sequence of a batch says, if its producer is not fenced.
+fn in_sequence(known: Option<&Producer>, batch: &BatchHeader) -> Decision {
+    if batch.sequence.0 < 0 {
+        // Consumed positions, which their coordinator appends for the producer.
+        return Decision::Append;
+    }
+    let Some(producer) = known.filter(|known| known.epoch == batch.epoch) else {
+        return match (batch.sequence, known) {
+            (Sequence(0), _) => Decision::Append,
+            (_, None) => Decision::UnknownProducer,
+            _ => Decision::OutOfOrder,
+        };
+    };
+    let Some(last) = producer.batches.back() else {
+        return match batch.sequence {
+            Sequence(0) => Decision::Append,
+            _ => Decision::OutOfOrder,
+        };
+    };
+    if batch.sequence == last.last.plus(1) {
+        return Decision::Append;
+    }
+    let same = |seen: &&Batch| seen.first == batch.sequence && seen.last == batch.last_sequence();
+    if let Some(seen) = producer.batches.iter().find(same) {
+        return Decision::Duplicate {
+            base_offset: seen.base_offset,
+            end_offset: seen.end_offset,
+        };
+    }
+    // Sequences wrap: "before" is the shorter way round.
+    let behind = last.last.0.wrapping_sub(batch.last_sequence().0) & i32::MAX;
+    match behind < i32::MAX / 2 {
+        true => Decision::Forgotten,
+        false => Decision::OutOfOrder,
     }
 }
 
@@ -136,6 +370,9 @@ mod tests {
             producer: ProducerId(9),
             epoch: ProducerEpoch(epoch),
             sequence: Sequence(sequence),
+            transactional: false,
+            control: false,
+            max_timestamp_ms: 0,
         }
     }
 
@@ -144,12 +381,15 @@ mod tests {
         let mut producers = Producers::default();
         for index in 0..6 {
             let new = batch(0, index * 10, 10, i64::from(index) * 10);
-            assert_eq!(producers.decide(&new), Decision::Append);
-            producers.apply(&new);
+            assert_eq!(producers.decide(&new, None), Decision::Append);
+            producers.apply(&new, None);
         }
-        assert_eq!(producers.decide(&batch(0, 0, 10, 0)), Decision::Forgotten);
+        assert_eq!(
+            producers.decide(&batch(0, 0, 10, 0), None),
+            Decision::Forgotten
+        );
         for index in 1..6 {
-            let decision = producers.decide(&batch(0, index * 10, 10, 0));
+            let decision = producers.decide(&batch(0, index * 10, 10, 0), None);
             let offset = i64::from(index) * 10;
             let (base_offset, end_offset) = (Offset(offset), Offset(offset + 10));
             assert_eq!(
@@ -160,22 +400,34 @@ mod tests {
                 }
             );
         }
-        assert_eq!(producers.decide(&batch(0, 70, 10, 0)), Decision::OutOfOrder);
-        assert_eq!(producers.decide(&batch(-1, 60, 10, 0)), Decision::Fenced);
-        assert_eq!(producers.decide(&batch(1, 60, 10, 0)), Decision::OutOfOrder);
-        assert_eq!(producers.decide(&batch(1, 0, 10, 0)), Decision::Append);
+        assert_eq!(
+            producers.decide(&batch(0, 70, 10, 0), None),
+            Decision::OutOfOrder
+        );
+        assert_eq!(
+            producers.decide(&batch(-1, 60, 10, 0), None),
+            Decision::Fenced
+        );
+        assert_eq!(
+            producers.decide(&batch(1, 60, 10, 0), None),
+            Decision::OutOfOrder
+        );
+        assert_eq!(
+            producers.decide(&batch(1, 0, 10, 0), None),
+            Decision::Append
+        );
     }
 
     #[test]
     fn sequences_wrap() {
         let mut producers = Producers::default();
-        producers.apply(&batch(0, 0, 1, 0));
-        producers.apply(&batch(0, i32::MAX - 1, 4, 1));
+        producers.apply(&batch(0, 0, 1, 0), None);
+        producers.apply(&batch(0, i32::MAX - 1, 4, 1), None);
         let next = batch(0, 2, 3, 5);
-        assert_eq!(producers.decide(&next), Decision::Append);
-        producers.apply(&next);
+        assert_eq!(producers.decide(&next, None), Decision::Append);
+        producers.apply(&next, None);
         assert_eq!(
-            producers.decide(&batch(0, i32::MAX - 9, 8, 0)),
+            producers.decide(&batch(0, i32::MAX - 9, 8, 0), None),
             Decision::Forgotten
         );
     }
@@ -191,9 +443,9 @@ mod tests {
                 for index in acked..=acked + ahead {
                     let mut header = batch(0, index as i32 * 3, 3, 0);
                     header.base_offset = Offset(log.len() as i64 * 3);
-                    match producers.decide(&header) {
+                    match producers.decide(&header, None) {
                         Decision::Append => {
-                            producers.apply(&header);
+                            producers.apply(&header, None);
                             log.push(index);
                         }
                         Decision::Duplicate { base_offset, .. } => {

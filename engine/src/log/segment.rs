@@ -171,10 +171,13 @@ mod tests {
                 value: Some(format!("value {offset}").into()),
                 ..NewRecord::default()
             };
-            let (id, epoch) = (ProducerId(1), ProducerEpoch(0));
-            let mut one = batch::encode(&[record], id, epoch, Sequence(offset as i32))
-                .unwrap()
-                .to_vec();
+            let by = batch::Identity {
+                producer: ProducerId(1),
+                epoch: ProducerEpoch(0),
+                sequence: Sequence(offset as i32),
+                transactional: false,
+            };
+            let mut one = batch::encode(&[record], by).unwrap().to_vec();
             batch::set_base_offset(&mut one, Offset(offset));
             bytes.extend(frame(&one, Offset(offset)));
             ends.push(bytes.len());

@@ -15,10 +15,7 @@ use bytes::Bytes;
 use futures::{select_biased, FutureExt};
 use kafka_protocol::{
     error::ResponseError,
-    messages::{
-        ApiKey, ApiVersionsRequest, CreateTopicsRequest, FetchRequest, InitProducerIdRequest,
-        ListOffsetsRequest, MetadataRequest, ProduceRequest,
-    },
+    messages::{ApiKey, ApiVersionsRequest, DescribeClusterRequest, ProduceRequest},
     protocol::Encodable,
 };
 use std::{io, sync::Arc};
@@ -98,35 +95,31 @@ async fn begin(broker: &Arc<Broker>, request: Bytes) -> io::Result<Response> {
             api.key
         )));
     }
+    // What may wait, or must not delay what comes behind it, is answered later.
+    macro_rules! answer {
+        (now $request:ident => $answer:expr) => {{
+            let $request = decode_request(&request, version)?;
+            ready(api.key, head, $answer)
+        }};
+        (later $request:ident => $answer:expr) => {{
+            let $request = decode_request(&request, version)?;
+            later(api.key, head, $answer)
+        }};
+        (soon $request:ident, $broker:ident => $answer:expr) => {{
+            let $request = decode_request(&request, version)?;
+            let $broker = broker.clone();
+            later(api.key, head, async move { $answer.await }.boxed())
+        }};
+    }
     let response = match api.key {
         ApiKey::ApiVersions => {
             decode_request::<ApiVersionsRequest>(&request, version)?;
             ready(api.key, head, broker.api_versions(0))
         }
-        ApiKey::Metadata => {
-            let request = decode_request::<MetadataRequest>(&request, version)?;
-            ready(api.key, head, broker.metadata(request).await)
-        }
-        ApiKey::CreateTopics => {
-            let request = decode_request::<CreateTopicsRequest>(&request, version)?;
-            ready(api.key, head, broker.create_topics(request).await)
-        }
-        ApiKey::InitProducerId => {
-            let request = decode_request::<InitProducerIdRequest>(&request, version)?;
-            ready(api.key, head, broker.init_producer_id(request).await)
-        }
-        ApiKey::ListOffsets => {
-            let request = decode_request::<ListOffsetsRequest>(&request, version)?;
-            ready(api.key, head, broker.list_offsets(request).await)
-        }
-        ApiKey::Fetch => {
-            let request = decode_request::<FetchRequest>(&request, version)?;
-            later(api.key, head, broker.fetch(request))
-        }
         ApiKey::Produce => {
             let request = decode_request::<ProduceRequest>(&request, version)?;
             let wants_answer = request.acks != 0;
-            let response = broker.produce(request).await;
+            let response = broker.produce(request, version).await;
             match wants_answer {
                 true => later(api.key, head, response),
                 false => async move {
@@ -135,6 +128,46 @@ async fn begin(broker: &Arc<Broker>, request: Bytes) -> io::Result<Response> {
                 }
                 .boxed(),
             }
+        }
+        ApiKey::Fetch => answer!(later asked => broker.fetch(asked)),
+        ApiKey::ListOffsets => answer!(soon asked, broker => broker.list_offsets(asked)),
+        ApiKey::Metadata => answer!(soon asked, broker => broker.metadata(asked)),
+        ApiKey::CreateTopics => answer!(soon asked, broker => broker.create_topics(asked)),
+        ApiKey::DeleteTopics => answer!(soon asked, broker => broker.delete_topics(asked)),
+        ApiKey::DescribeCluster => {
+            decode_request::<DescribeClusterRequest>(&request, version)?;
+            ready(api.key, head, broker.describe_cluster())
+        }
+        ApiKey::DescribeConfigs => answer!(now asked => broker.describe_configs(asked)),
+        ApiKey::FindCoordinator => answer!(now asked => broker.find_coordinator(asked, version)),
+        ApiKey::InitProducerId => answer!(soon asked, broker => broker.init_producer_id(asked)),
+        ApiKey::AddPartitionsToTxn => {
+            answer!(soon asked, broker => broker.add_partitions(asked, version))
+        }
+        ApiKey::AddOffsetsToTxn => answer!(soon asked, broker => broker.add_offsets(asked)),
+        ApiKey::EndTxn => answer!(soon asked, broker => broker.end_transaction(asked, version)),
+        ApiKey::WriteTxnMarkers => answer!(soon asked, broker => broker.write_markers(asked)),
+        ApiKey::TxnOffsetCommit => {
+            answer!(soon asked, broker => broker.commit_offsets_in_transaction(asked, version))
+        }
+        ApiKey::JoinGroup => {
+            let client = frame::client_of(&request);
+            answer!(later asked => broker.join_group(asked, version, client))
+        }
+        ApiKey::SyncGroup => answer!(later asked => broker.sync_group(asked)),
+        ApiKey::Heartbeat => answer!(soon asked, broker => broker.heartbeat(asked)),
+        ApiKey::LeaveGroup => answer!(soon asked, broker => broker.leave_group(asked, version)),
+        ApiKey::OffsetCommit => answer!(soon asked, broker => broker.commit_offsets(asked)),
+        ApiKey::OffsetFetch => answer!(soon asked, broker => broker.fetch_offsets(asked, version)),
+        ApiKey::ListGroups => answer!(soon asked, broker => broker.list_groups(asked)),
+        ApiKey::DescribeGroups => answer!(soon asked, broker => broker.describe_groups(asked)),
+        ApiKey::DeleteGroups => answer!(soon asked, broker => broker.delete_groups(asked)),
+        ApiKey::DescribeTransactions => {
+            answer!(soon asked, broker => broker.describe_transactions(asked))
+        }
+        ApiKey::ListTransactions => answer!(soon asked, broker => broker.list_transactions(asked)),
+        ApiKey::DescribeProducers => {
+            answer!(soon asked, broker => broker.describe_producers(asked))
         }
         other => return Err(garbage(format!("{other:?} is not served"))),
     };

@@ -25,6 +25,9 @@ pub struct Topics {
 struct Known {
     /// How many partitions each topic has.
     topics: BTreeMap<String, i32>,
+    /// Topics that were deleted, and whose files may still be there.
+    #[serde(default)]
+    deleted: BTreeMap<String, i32>,
 }
 
 /// What became of a wish to create a topic.
@@ -70,12 +73,52 @@ impl Topics {
         if let Some(there) = known.topics.get(topic) {
             return Ok(Created::Exists(*there));
         }
+        if known.deleted.contains_key(topic) {
+            return Err(io::Error::other(
+                "the topic of this name is still being deleted",
+            ));
+        }
         let mut next = known.clone();
         next.topics.insert(topic.to_owned(), partitions);
+        self.replace(&mut known, next).await?;
+        Ok(Created::New)
+    }
+
+    /// Takes note that a topic is deleted, durably before the first of its files goes. It cannot be added
+    /// again before [`Topics::forget`].
+    pub async fn delete(&self, topic: &str) -> io::Result<Option<i32>> {
+        let mut known = self.known.lock().await;
+        let mut next = known.clone();
+        if let Some(partitions) = next.topics.remove(topic) {
+            next.deleted.insert(topic.to_owned(), partitions);
+            self.replace(&mut known, next).await?;
+        }
+        Ok(known.deleted.get(topic).copied())
+    }
+
+    /// The files of a deleted topic are gone.
+    pub async fn forget(&self, topic: &str) -> io::Result<()> {
+        let mut known = self.known.lock().await;
+        let mut next = known.clone();
+        next.deleted.remove(topic);
+        self.replace(&mut known, next).await
+    }
+
+    /// The deleted topics whose files may still be there.
+    pub async fn deleted(&self) -> Vec<(String, i32)> {
+        let known = self.known.lock().await;
+        known
+            .deleted
+            .iter()
+            .map(|(topic, count)| (topic.clone(), *count))
+            .collect()
+    }
+
+    async fn replace(&self, known: &mut Known, next: Known) -> io::Result<()> {
         let bytes = serde_json::to_vec(&next).map_err(io::Error::other)?;
         host::replace_file(&*self.disk, FILE, &bytes).await?;
         *known = next;
-        Ok(Created::New)
+        Ok(())
     }
 }
 

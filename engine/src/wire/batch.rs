@@ -9,7 +9,7 @@ use crate::{
     ids::{Offset, ProducerEpoch, ProducerId, Sequence},
     record::{NewRecord, Record},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     indexmap::IndexMap,
     protocol::StrBytes,
@@ -18,9 +18,14 @@ use kafka_protocol::{
         RecordEncodeOptions, TimestampType,
     },
 };
+use serde::{Deserialize, Serialize};
 
 /// The size of a batch's header.
 pub const HEADER_BYTES: usize = 61;
+
+/// Bits of a batch's attributes.
+const TRANSACTIONAL: i16 = 1 << 4;
+const CONTROL: i16 = 1 << 5;
 
 /// The header of a batch, as far as the log needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +40,69 @@ pub struct BatchHeader {
     pub producer: ProducerId,
     /// Which incarnation of it.
     pub epoch: ProducerEpoch,
-    /// The sequence of the first record.
+    /// The sequence of the first record; -1 if it has none.
     pub sequence: Sequence,
+    /// Its records count only once its producer's transaction is committed.
+    pub transactional: bool,
+    /// It holds a marker, no data: see [`Marker`].
+    pub control: bool,
+    /// The newest timestamp in it, in milliseconds since 1970.
+    pub max_timestamp_ms: i64,
+}
+
+/// How a transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Its records count.
+    Commit,
+    /// They do not.
+    Abort,
+}
+
+/// The end of a transaction in one partition: the record of a control batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marker {
+    /// Whose transaction ends.
+    pub producer: ProducerId,
+    /// The epoch of that producer from now on: an older one is fenced.
+    pub epoch: ProducerEpoch,
+    /// How it ends.
+    pub outcome: Outcome,
+    /// Which transaction of its coordinator's: the coordinator counts those of a transactional id, and
+    /// stands the number where Kafka keeps the coordinator's epoch. It only grows for a producer, so a marker that
+    /// comes late, or twice, is known.
+    pub number: i32,
+}
+
+/// Who appends a batch, and as what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its producer; -1 if it is not idempotent.
+    pub producer: ProducerId,
+    /// Which incarnation of it.
+    pub epoch: ProducerEpoch,
+    /// The sequence of the first record; -1 if it has none.
+    pub sequence: Sequence,
+    /// Whether it belongs to the producer's transaction.
+    pub transactional: bool,
+}
+
+/// One batch, taken apart.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Its header.
+    pub header: BatchHeader,
+    /// What it holds.
+    pub body: Body,
+}
+
+/// What a batch holds.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// Records.
+    Data(Vec<Record>),
+    /// The end of a transaction.
+    Control(Marker),
 }
 
 /// Why bytes are not a batch.
@@ -108,6 +174,7 @@ impl BatchHeader {
         if count < 1 || last_delta != count - 1 {
             return Err(BatchError::Count(count));
         }
+        let attributes = i16::from_be_bytes(field(bytes, 21));
         Ok(BatchHeader {
             base_offset: Offset(i64::from_be_bytes(field(bytes, 0))),
             bytes: claimed as usize,
@@ -115,6 +182,9 @@ impl BatchHeader {
             producer: ProducerId(i64::from_be_bytes(field(bytes, 43))),
             epoch: ProducerEpoch(i16::from_be_bytes(field(bytes, 51))),
             sequence: Sequence(i32::from_be_bytes(field(bytes, 53))),
+            transactional: attributes & TRANSACTIONAL != 0,
+            control: attributes & CONTROL != 0,
+            max_timestamp_ms: i64::from_be_bytes(field(bytes, 35)),
         })
     }
 
@@ -141,37 +211,93 @@ pub fn set_base_offset(batch: &mut [u8], offset: Offset) {
 }
 
 /// Builds one batch.
-pub fn encode(
-    records: &[NewRecord],
-    producer: ProducerId,
-    epoch: ProducerEpoch,
-    sequence: Sequence,
-) -> Result<Bytes, BatchError> {
+pub fn encode(records: &[NewRecord], by: Identity) -> Result<Bytes, BatchError> {
     let wire: Vec<WireRecord> = (records.iter().enumerate())
         .map(|(index, record)| WireRecord {
-            transactional: false,
+            transactional: by.transactional,
             control: false,
             delete_horizon: false,
             partition_leader_epoch: -1,
-            producer_id: producer.0,
-            producer_epoch: epoch.0,
+            producer_id: by.producer.0,
+            producer_epoch: by.epoch.0,
             timestamp_type: TimestampType::Creation,
             offset: index as i64,
-            sequence: sequence.0.wrapping_add(index as i32),
+            sequence: by.sequence.0.wrapping_add(index as i32),
             timestamp: record.timestamp_ms,
             key: record.key.clone(),
             value: record.value.clone(),
             headers: headers_to_wire(&record.headers),
         })
         .collect();
+    let mut bytes = encode_wire(&wire)?;
+    if by.sequence.0 < 0 {
+        // The encoder counts sequences on from -1: the batch has none.
+        bytes[53..57].copy_from_slice(&(-1i32).to_be_bytes());
+        let checksum = crc32c::crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&checksum.to_be_bytes());
+    }
+    Ok(bytes.freeze())
+}
+
+/// The control batch that ends a transaction in a partition.
+pub fn encode_marker(marker: Marker, timestamp_ms: i64) -> Bytes {
+    let kind: i16 = match marker.outcome {
+        Outcome::Abort => 0,
+        Outcome::Commit => 1,
+    };
+    let mut key = BytesMut::new();
+    key.put_i16(0);
+    key.put_i16(kind);
+    let mut value = BytesMut::new();
+    value.put_i16(0);
+    value.put_i32(marker.number);
+    let record = WireRecord {
+        transactional: true,
+        control: true,
+        delete_horizon: false,
+        partition_leader_epoch: -1,
+        producer_id: marker.producer.0,
+        producer_epoch: marker.epoch.0,
+        timestamp_type: TimestampType::Creation,
+        offset: 0,
+        sequence: -1,
+        timestamp: timestamp_ms,
+        key: Some(key.freeze()),
+        value: Some(value.freeze()),
+        headers: IndexMap::new(),
+    };
+    let bytes = encode_wire(&[record]).expect("one small record");
+    bytes.freeze()
+}
+
+fn encode_wire(records: &[WireRecord]) -> Result<BytesMut, BatchError> {
     let options = RecordEncodeOptions {
         version: 2,
         compression: Compression::None,
     };
     let mut bytes = BytesMut::new();
-    RecordBatchEncoder::encode(&mut bytes, &wire, &options)
+    RecordBatchEncoder::encode(&mut bytes, records, &options)
         .map_err(|error| BatchError::Records(error.to_string()))?;
-    Ok(bytes.freeze())
+    Ok(bytes)
+}
+
+/// Reads the marker in a control batch.
+fn decode_marker(header: &BatchHeader, record: &WireRecord) -> Result<Marker, BatchError> {
+    let wrong = || BatchError::Records("a control record that is no marker".into());
+    let key = record.key.as_deref().unwrap_or_default();
+    let value = record.value.as_deref().unwrap_or_default();
+    let outcome = match key.get(2..4).ok_or_else(wrong)? {
+        [0, 0] => Outcome::Abort,
+        [0, 1] => Outcome::Commit,
+        _ => return Err(wrong()),
+    };
+    let number = value.get(2..6).ok_or_else(wrong)?;
+    Ok(Marker {
+        producer: header.producer,
+        epoch: header.epoch,
+        outcome,
+        number: i32::from_be_bytes(number.try_into().expect("four bytes")),
+    })
 }
 
 fn headers_to_wire(headers: &[(String, Bytes)]) -> IndexMap<StrBytes, Option<Bytes>> {
@@ -181,33 +307,41 @@ fn headers_to_wire(headers: &[(String, Bytes)]) -> IndexMap<StrBytes, Option<Byt
         .collect()
 }
 
-/// Reads the records of consecutive batches; a last batch that is cut off is left out, as brokers may
-/// send one.
-pub fn decode(bytes: &Bytes) -> Result<Vec<Record>, BatchError> {
-    let mut records = Vec::new();
+/// Takes consecutive batches apart; a last batch that is cut off is left out, as brokers may send one.
+pub fn decode(bytes: &Bytes) -> Result<Vec<Batch>, BatchError> {
+    let mut batches = Vec::new();
     let mut rest = bytes.clone();
     while rest.len() >= HEADER_BYTES {
         let header = BatchHeader::peek(&rest)?;
         if header.bytes > rest.len() {
             break;
         }
-        let batch = rest.split_to(header.bytes);
-        BatchHeader::read(&batch)?;
-        let set = RecordBatchDecoder::decode(&mut batch.clone())
-            .map_err(|error| BatchError::Records(error.to_string()))?;
-        records.extend(set.records.into_iter().map(|record| {
-            Record {
-                offset: Offset(record.offset),
-                key: record.key,
-                value: record.value,
-                headers: (record.headers.into_iter())
-                    .map(|(name, value)| (name.to_string(), value.unwrap_or_default()))
-                    .collect(),
-                timestamp_ms: record.timestamp,
-            }
-        }));
+        batches.push(decode_one(rest.split_to(header.bytes))?);
     }
-    Ok(records)
+    Ok(batches)
+}
+
+fn decode_one(bytes: Bytes) -> Result<Batch, BatchError> {
+    let header = BatchHeader::read(&bytes)?;
+    let set = RecordBatchDecoder::decode(&mut bytes.clone())
+        .map_err(|error| BatchError::Records(error.to_string()))?;
+    let body = match (header.control, set.records.first()) {
+        (true, Some(record)) => Body::Control(decode_marker(&header, record)?),
+        _ => Body::Data(set.records.into_iter().map(record).collect()),
+    };
+    Ok(Batch { header, body })
+}
+
+fn record(record: WireRecord) -> Record {
+    Record {
+        offset: Offset(record.offset),
+        key: record.key,
+        value: record.value,
+        headers: (record.headers.into_iter())
+            .map(|(name, value)| (name.to_string(), value.unwrap_or_default()))
+            .collect(),
+        timestamp_ms: record.timestamp,
+    }
 }
 
 #[cfg(test)]
@@ -223,13 +357,13 @@ mod tests {
                 ..NewRecord::default()
             })
             .collect();
-        encode(
-            &records,
-            ProducerId(7),
-            ProducerEpoch(1),
-            Sequence(i32::MAX),
-        )
-        .unwrap()
+        let by = Identity {
+            producer: ProducerId(7),
+            epoch: ProducerEpoch(1),
+            sequence: Sequence(i32::MAX),
+            transactional: true,
+        };
+        encode(&records, by).unwrap()
     }
 
     proptest! {
@@ -242,10 +376,29 @@ mod tests {
             prop_assert_eq!(header.count as usize, values.len());
             prop_assert_eq!(header.sequence, Sequence(i32::MAX));
             prop_assert_eq!(header.producer, ProducerId(7));
-            let read: Vec<Vec<u8>> = decode(&bytes).unwrap().into_iter()
+            prop_assert!(header.transactional && !header.control);
+            let [Batch { body: Body::Data(records), .. }] = &decode(&bytes).unwrap()[..] else {
+                panic!("one batch of records");
+            };
+            let read: Vec<Vec<u8>> = records.iter().cloned()
                 .map(|record| record.value.unwrap().to_vec())
                 .collect();
             prop_assert_eq!(read, values);
+        }
+
+        #[test]
+        fn markers_round_trip(id in 0i64.., epoch in 0i16.., number in 0i32.., commit in any::<bool>()) {
+            let marker = Marker {
+                producer: ProducerId(id),
+                epoch: ProducerEpoch(epoch),
+                outcome: if commit { Outcome::Commit } else { Outcome::Abort },
+                number,
+            };
+            let [Batch { body: Body::Control(read), header }] = decode(&encode_marker(marker, 5)).unwrap()[..] else {
+                panic!("one control batch");
+            };
+            prop_assert_eq!(read, marker);
+            prop_assert!(header.control && header.transactional && header.count == 1);
         }
 
         #[test]

@@ -1,6 +1,6 @@
 //! Frames: a length, a header, a message. What a peer sends is never trusted.
 
-use super::guarded::Guarded;
+use super::{guarded::Guarded, skeleton};
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{ApiKey, RequestHeader, ResponseHeader},
@@ -106,11 +106,27 @@ pub fn peek_head(frame: &[u8]) -> io::Result<Head> {
     })
 }
 
+/// The client id in the header of a request, for people; empty if there is none.
+pub fn client_of(frame: &[u8]) -> String {
+    let len = frame
+        .get(8..10)
+        .map_or(0, |len| i16::from_be_bytes([len[0], len[1]]));
+    let id = frame.get(10..10 + len.max(0) as usize).unwrap_or_default();
+    String::from_utf8_lossy(id).into_owned()
+}
+
 /// The message of a request whose head was looked at.
 pub fn decode_request<M: Decodable + HeaderVersion>(frame: &Bytes, version: i16) -> io::Result<M> {
     let mut rest = Guarded::new(frame.clone());
     RequestHeader::decode(&mut rest, M::header_version(version)).map_err(garbage)?;
-    M::decode(&mut rest, version).map_err(garbage)
+    let api = super::api_of(peek_head(frame)?.key);
+    let api = api.ok_or_else(|| garbage("a request that is not served"))?;
+    if version >= api.flexible {
+        return M::decode(&mut rest, version).map_err(garbage);
+    }
+    let mut message = rest.into_bytes();
+    skeleton::check(api.key, version, &message).map_err(garbage)?;
+    M::decode(&mut message, version).map_err(garbage)
 }
 
 /// A response to `R`: its correlation id, and its message.

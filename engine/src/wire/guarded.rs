@@ -25,6 +25,11 @@ impl Guarded {
             bits: 0,
         }
     }
+
+    /// What is left.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
 }
 
 impl Buf for Guarded {

@@ -149,9 +149,8 @@ impl Workload for RevenueWorkload {
             let segment_bytes = settings.segment_bytes;
             world.node(&format!("broker-{id}"), move |node| async move {
                 let config = BrokerConfig {
-                    id: BrokerId(id as i32),
-                    brokers: broker_addresses(),
                     segment_bytes,
+                    ..BrokerConfig::new(BrokerId(id as i32), broker_addresses())
                 };
                 // Whatever ends it, its supervisor starts it again.
                 let _ = Broker::run(cluster::host(&node), config).await;

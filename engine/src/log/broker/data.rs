@@ -1,0 +1,309 @@
+//! Records in and out: produce, fetch, offsets by time.
+
+use super::{is_internal, to_its_end, Broker, Later};
+use crate::{
+    ids::{Offset, PartitionId},
+    log::{
+        partition::{AppendError, Appended, Isolation, Partition, Reading},
+        transactions::TransactionVersion,
+        LogError, TopicPartition,
+    },
+    wire::batch::BatchHeader,
+};
+use bytes::Bytes;
+use futures::{select_biased, FutureExt};
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{
+        fetch_response::{AbortedTransaction, FetchableTopicResponse, PartitionData},
+        list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse},
+        produce_response::{PartitionProduceResponse, TopicProduceResponse},
+        FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, ProduceRequest,
+        ProduceResponse,
+    },
+};
+use std::{sync::Arc, time::Duration};
+
+/// The first version of Produce with which a client speaks the second version of transactions.
+const PRODUCE_TRANSACTIONS_2: i16 = 12;
+
+type Waiting = Result<(Arc<Partition>, Appended), ResponseError>;
+
+impl Broker {
+    /// Appends, in the order in which it is called; the answer waits for the sync.
+    pub async fn produce(
+        self: &Arc<Self>,
+        request: ProduceRequest,
+        version: i16,
+    ) -> Later<ProduceResponse> {
+        let transaction = request.transactional_id.as_ref().map(|id| {
+            let speaks = match version >= PRODUCE_TRANSACTIONS_2 {
+                true => TransactionVersion::V2,
+                false => TransactionVersion::V1,
+            };
+            (id.to_string(), speaks)
+        });
+        let mut waiting = Vec::new();
+        for topic in request.topic_data {
+            let mut partitions = Vec::new();
+            for data in topic.partition_data {
+                let to = TopicPartition::new(&topic.name, PartitionId(data.index));
+                let records = data.records.unwrap_or_default();
+                let appended = match request.acks {
+                    // What their coordinators write there is theirs alone.
+                    _ if is_internal(&to.topic) => Err(ResponseError::InvalidTopicException),
+                    -1..=1 => self.append(&to, &records, transaction.as_ref()).await,
+                    _ => Err(ResponseError::InvalidRequiredAcks),
+                };
+                partitions.push((data.index, appended));
+            }
+            waiting.push((topic.name, partitions));
+        }
+        async move {
+            let mut responses = Vec::new();
+            for (name, partitions) in waiting {
+                let mut answers = Vec::new();
+                for (index, appended) in partitions {
+                    let answer = PartitionProduceResponse::default()
+                        .with_index(index)
+                        .with_log_append_time_ms(-1)
+                        .with_log_start_offset(-1);
+                    answers.push(match durable(appended).await {
+                        Ok(base) => answer.with_base_offset(base.map_or(-1, |base| base.0)),
+                        Err(error) => answer.with_error_code(error.code()).with_base_offset(-1),
+                    });
+                }
+                let response = TopicProduceResponse::default().with_name(name);
+                responses.push(response.with_partition_responses(answers));
+            }
+            ProduceResponse::default().with_responses(responses)
+        }
+        .boxed()
+    }
+
+    /// Appends a batch. One that begins a transaction here is verified with its coordinator first (KIP-890);
+    /// the partition checks again, once that is known, that nothing has ended the transaction meanwhile.
+    pub(super) async fn append(
+        self: &Arc<Self>,
+        to: &TopicPartition,
+        records: &Bytes,
+        transaction: Option<&(String, TransactionVersion)>,
+    ) -> Waiting {
+        let partition = self.partition(to).await?;
+        let mut guard = None;
+        loop {
+            let (appending, batch) = (partition.clone(), records.clone());
+            let appended = to_its_end(async move { appending.append(&batch, guard).await }).await;
+            match appended {
+                Ok(appended) => return Ok((partition, appended)),
+                Err(AppendError::Verify(needed)) => {
+                    let (id, version) = transaction.ok_or(ResponseError::InvalidTxnState)?;
+                    let header = BatchHeader::peek(records).expect("it was read");
+                    let who = (header.producer, header.epoch);
+                    self.join_transaction(id, who, to, *version).await?;
+                    guard = Some(needed);
+                }
+                Err(AppendError::Batch(_) | AppendError::Control) => {
+                    return Err(ResponseError::CorruptMessage)
+                }
+                Err(AppendError::OutOfOrder) => {
+                    return Err(ResponseError::OutOfOrderSequenceNumber)
+                }
+                Err(AppendError::UnknownProducer) => return Err(ResponseError::UnknownProducerId),
+                Err(AppendError::Fenced) => return Err(ResponseError::InvalidProducerEpoch),
+                Err(AppendError::NotTransactional) => return Err(ResponseError::InvalidTxnState),
+                Err(AppendError::NotStored(_)) => return Err(ResponseError::KafkaStorageError),
+                Err(AppendError::Log(error)) => {
+                    self.fail(error);
+                    return Err(ResponseError::KafkaStorageError);
+                }
+            }
+        }
+    }
+
+    /// Reads, waiting for at least a byte if nothing is there yet.
+    pub fn fetch(self: &Arc<Self>, request: FetchRequest) -> Later<FetchResponse> {
+        let broker = self.clone();
+        async move {
+            let response = FetchResponse::default();
+            if request.session_id != 0 {
+                let code = ResponseError::FetchSessionIdNotFound.code();
+                return response.with_error_code(code);
+            }
+            let (topics, bytes) = broker.fetch_once(&request).await;
+            if bytes > 0 || request.min_bytes <= 0 || has_error(&topics) {
+                return response.with_responses(topics);
+            }
+            let wait = Duration::from_millis(request.max_wait_ms.clamp(0, 60_000) as u64);
+            select_biased! {
+                () = broker.wait_readable(&request).fuse() => {}
+                () = tokio::time::sleep(wait).fuse() => {}
+            }
+            let (topics, _) = broker.fetch_once(&request).await;
+            response.with_responses(topics)
+        }
+        .boxed()
+    }
+
+    async fn fetch_once(
+        self: &Arc<Self>,
+        request: &FetchRequest,
+    ) -> (Vec<FetchableTopicResponse>, usize) {
+        let isolation = isolation_of(request.isolation_level);
+        let (mut topics, mut total) = (Vec::new(), 0);
+        for topic in &request.topics {
+            let mut answers = Vec::new();
+            for wanted in &topic.partitions {
+                let left = (request.max_bytes.max(0) as usize).saturating_sub(total);
+                let bytes_max = left.min(wanted.partition_max_bytes.max(0) as usize);
+                let of = TopicPartition::new(&topic.topic, PartitionId(wanted.partition));
+                let offset = Offset(wanted.fetch_offset);
+                let read = self.read(&of, offset, bytes_max, isolation).await;
+                let answer = PartitionData::default()
+                    .with_partition_index(wanted.partition)
+                    .with_preferred_read_replica((-1).into());
+                answers.push(match read {
+                    Ok(reading) => {
+                        total += reading.records.len();
+                        let aborted = reading.aborted.iter().map(|aborted| {
+                            AbortedTransaction::default()
+                                .with_producer_id(aborted.producer.0.into())
+                                .with_first_offset(aborted.first.0)
+                        });
+                        let aborted =
+                            (isolation == Isolation::ReadCommitted).then(|| aborted.collect());
+                        answer
+                            .with_high_watermark(reading.bounds.high_watermark.0)
+                            .with_last_stable_offset(reading.bounds.stable.0)
+                            .with_log_start_offset(reading.bounds.start.0)
+                            .with_aborted_transactions(aborted)
+                            .with_records(Some(reading.records))
+                    }
+                    Err(error) => answer
+                        .with_error_code(error.code())
+                        .with_high_watermark(-1)
+                        .with_last_stable_offset(-1)
+                        .with_log_start_offset(-1)
+                        .with_records(Some(Bytes::new())),
+                });
+            }
+            let response = FetchableTopicResponse::default().with_topic(topic.topic.clone());
+            topics.push(response.with_partitions(answers));
+        }
+        (topics, total)
+    }
+
+    async fn read(
+        self: &Arc<Self>,
+        of: &TopicPartition,
+        offset: Offset,
+        bytes_max: usize,
+        isolation: Isolation,
+    ) -> Result<Reading, ResponseError> {
+        let partition = self.partition(of).await?;
+        let bounds = partition.bounds().await;
+        if !(bounds.start..=bounds.high_watermark).contains(&offset) {
+            return Err(ResponseError::OffsetOutOfRange);
+        }
+        match partition.read(offset, bytes_max, isolation).await {
+            Ok(reading) => Ok(reading),
+            Err(error @ LogError::Damaged { .. }) => {
+                self.fail(error);
+                Err(ResponseError::KafkaStorageError)
+            }
+            Err(LogError::Io { .. }) => Err(ResponseError::KafkaStorageError),
+        }
+    }
+
+    async fn wait_readable(self: &Arc<Self>, request: &FetchRequest) {
+        let isolation = isolation_of(request.isolation_level);
+        let mut waits = Vec::new();
+        for topic in &request.topics {
+            for wanted in &topic.partitions {
+                let of = TopicPartition::new(&topic.topic, PartitionId(wanted.partition));
+                if let Ok(partition) = self.partition(&of).await {
+                    let offset = Offset(wanted.fetch_offset);
+                    let wait = async move { partition.wait_readable(offset, isolation).await };
+                    waits.push(wait.boxed());
+                }
+            }
+        }
+        if waits.is_empty() {
+            return;
+        }
+        futures::future::select_all(waits).await;
+    }
+
+    /// The first offset (timestamp -2), the next one that a reader can get (-1), or the first of a time.
+    pub async fn list_offsets(
+        self: &Arc<Self>,
+        request: ListOffsetsRequest,
+    ) -> ListOffsetsResponse {
+        let isolation = isolation_of(request.isolation_level);
+        let mut topics = Vec::new();
+        for topic in request.topics {
+            let mut answers = Vec::new();
+            for wanted in topic.partitions {
+                let of = TopicPartition::new(&topic.name, PartitionId(wanted.partition_index));
+                let found = self.find_offset(&of, wanted.timestamp, isolation).await;
+                let answer = ListOffsetsPartitionResponse::default()
+                    .with_partition_index(wanted.partition_index)
+                    .with_timestamp(-1)
+                    .with_leader_epoch(-1)
+                    .with_offset(-1);
+                answers.push(match found {
+                    Ok(Some(offset)) => answer.with_offset(offset.0).with_leader_epoch(0),
+                    Ok(None) => answer,
+                    Err(error) => answer.with_error_code(error.code()),
+                });
+            }
+            let response = ListOffsetsTopicResponse::default().with_name(topic.name);
+            topics.push(response.with_partitions(answers));
+        }
+        ListOffsetsResponse::default().with_topics(topics)
+    }
+
+    async fn find_offset(
+        self: &Arc<Self>,
+        of: &TopicPartition,
+        time_ms: i64,
+        isolation: Isolation,
+    ) -> Result<Option<Offset>, ResponseError> {
+        let partition = self.partition(of).await?;
+        let bounds = partition.bounds().await;
+        match time_ms {
+            -2 => Ok(Some(bounds.start)),
+            -1 => Ok(Some(bounds.until(isolation))),
+            0.. => {
+                let found = partition.find_time(time_ms).await;
+                Ok(found.filter(|offset| *offset < bounds.until(isolation)))
+            }
+            _ => Err(ResponseError::UnsupportedVersion),
+        }
+    }
+}
+
+fn isolation_of(level: i8) -> Isolation {
+    match level {
+        0 => Isolation::ReadUncommitted,
+        _ => Isolation::ReadCommitted,
+    }
+}
+
+/// Waits until what was appended, now or earlier, is durable: a duplicate is not acknowledged earlier
+/// than the batch that it repeats.
+pub(super) async fn durable(appended: Waiting) -> Result<Option<Offset>, ResponseError> {
+    let (partition, appended) = appended?;
+    match partition.wait_synced(appended.end_offset).await {
+        Ok(()) => {
+            partition.acknowledge(appended.end_offset);
+            Ok(appended.base_offset)
+        }
+        Err(_) => Err(ResponseError::KafkaStorageError),
+    }
+}
+
+fn has_error(topics: &[FetchableTopicResponse]) -> bool {
+    let mut partitions = topics.iter().flat_map(|topic| &topic.partitions);
+    partitions.any(|partition| partition.error_code != 0)
+}

@@ -1,0 +1,951 @@
+//! The coordinator of groups: who is a member, who has which partitions, and how far the group has come.
+//!
+//! A group belongs to a partition of `__consumer_offsets`, and that partition's leader is its coordinator.
+
+use super::{data, to_its_end, Broker, Later, OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
+use crate::{
+    ids::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence},
+    log::{
+        fold::{Fold, Folded},
+        groups::{Group, Join, Joined, Phase, Speaker, Stored, Sync},
+        offsets::{Committed, Entry, Offsets},
+        partition::AppendError,
+        transactions::TransactionVersion,
+        TopicPartition,
+    },
+    wire::batch::{self, Batch, Identity},
+};
+use bytes::Bytes;
+use futures::FutureExt;
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{
+        delete_groups_response::DeletableGroupResult,
+        describe_groups_response::{DescribedGroup, DescribedGroupMember},
+        find_coordinator_response::Coordinator as FoundCoordinator,
+        join_group_response::JoinGroupResponseMember,
+        leave_group_response::MemberResponse,
+        list_groups_response::ListedGroup,
+        offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic},
+        offset_fetch_response::{
+            OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
+            OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+        },
+        txn_offset_commit_response::{
+            TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
+        },
+        DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
+        FindCoordinatorRequest, FindCoordinatorResponse, HeartbeatRequest, HeartbeatResponse,
+        JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
+        ListGroupsRequest, ListGroupsResponse, OffsetCommitRequest, OffsetCommitResponse,
+        OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest, SyncGroupResponse, TopicName,
+        TxnOffsetCommitRequest, TxnOffsetCommitResponse,
+    },
+    protocol::StrBytes,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        Arc, Mutex,
+    },
+};
+use tokio::sync::Notify;
+
+/// The coordinator of the groups of one partition of `__consumer_offsets`.
+pub struct Coordinator {
+    fold: Fold<Offsets>,
+    groups: Mutex<BTreeMap<String, Seat>>,
+    changed: Notify,
+    members: AtomicU64,
+}
+
+/// A group, and the commits within transactions that are on their way into its log.
+#[derive(Default)]
+struct Seat {
+    group: Group,
+    staging: usize,
+}
+
+impl Folded for Offsets {
+    fn apply(&mut self, batch: &Batch) -> Result<(), String> {
+        Offsets::apply(self, batch)
+    }
+
+    fn fingerprint(&self) -> u64 {
+        Offsets::fingerprint(self)
+    }
+}
+
+impl Coordinator {
+    /// Changes a group, which is created if need be, and wakes who waits for it.
+    fn change<R>(&self, group: &str, change: impl FnOnce(&mut Group) -> R) -> R {
+        let mut groups = self.groups.lock().expect("groups");
+        let seat = groups.entry(group.to_owned()).or_default();
+        let done = change(&mut seat.group);
+        drop(groups);
+        self.changed.notify_waiters();
+        done
+    }
+
+    /// Waits until a group has an answer.
+    async fn wait<R>(&self, group: &str, answer: impl Fn(&Group) -> Option<R>) -> R {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut groups = self.groups.lock().expect("groups");
+                let seat = groups.entry(group.to_owned()).or_default();
+                if let Some(answer) = answer(&seat.group) {
+                    return answer;
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until everything in front of `end` was applied.
+    pub(super) async fn wait_applied(&self, end: Offset) -> Result<(), ResponseError> {
+        let applied = self.fold.wait_applied(end).await;
+        applied.map_err(|_| ResponseError::NotCoordinator)
+    }
+}
+
+/// Who commits positions, for which group, and where.
+struct Commit {
+    group: String,
+    positions: Vec<(TopicPartition, Committed)>,
+}
+
+/// Positions beyond this are no answer: the metadata that a group may attach to one.
+const METADATA_BYTES_MAX: usize = 4096;
+const NO_TRANSACTION: Identity = Identity {
+    producer: ProducerId(-1),
+    epoch: ProducerEpoch(-1),
+    sequence: Sequence(-1),
+    transactional: false,
+};
+/// The first version of TxnOffsetCommit with which a client speaks the second version of transactions.
+const COMMIT_TRANSACTIONS_2: i16 = 5;
+/// The first version of JoinGroup in which a member gets its id before it joins (KIP-394).
+const JOIN_WITH_ID: i16 = 4;
+const SESSION_MS: std::ops::RangeInclusive<i32> = 1..=1_800_000;
+
+impl Broker {
+    async fn coordinator_of_group(
+        self: &Arc<Self>,
+        group: &str,
+    ) -> Result<Arc<Coordinator>, ResponseError> {
+        if group.is_empty() {
+            return Err(ResponseError::InvalidGroupId);
+        }
+        self.group_coordinator(self.coordinator_of(group).0).await
+    }
+
+    /// The coordinator, opened if need be.
+    pub(super) async fn group_coordinator(
+        self: &Arc<Self>,
+        index: i32,
+    ) -> Result<Arc<Coordinator>, ResponseError> {
+        let key = TopicPartition::new(OFFSETS_TOPIC, PartitionId(index));
+        if !self.is_here(&key) {
+            return Err(ResponseError::NotCoordinator);
+        }
+        if let Some(open) = self.groups.lock().await.get(&index) {
+            return Ok(open.clone());
+        }
+        let partition = self.partition(&key).await?;
+        let broker = self.clone();
+        to_its_end(async move {
+            let mut all = broker.groups.lock().await;
+            if let Some(open) = all.get(&index) {
+                return Ok(open.clone());
+            }
+            let fold = Fold::open(partition, key.to_string(), Offsets::default()).await;
+            let fold = fold.map_err(|error| {
+                broker.fail(error);
+                ResponseError::KafkaStorageError
+            })?;
+            let now = broker.now_ms();
+            let groups = fold.look(|offsets| {
+                let stored = offsets.groups().map(|(name, stored)| {
+                    let group = Group::restore(stored, now);
+                    (name.clone(), Seat { group, staging: 0 })
+                });
+                stored.collect::<BTreeMap<_, _>>()
+            });
+            tracing::info!(
+                name: "group.coordinator-loaded",
+                partition = index,
+                groups = groups.len()
+            );
+            let coordinator = Arc::new(Coordinator {
+                fold,
+                groups: Mutex::new(groups),
+                changed: Notify::new(),
+                members: AtomicU64::new(0),
+            });
+            let (following, failing) = (coordinator.clone(), broker.clone());
+            tokio::spawn(async move {
+                let error = following.fold.follow().await;
+                failing.fail(error);
+            });
+            all.insert(index, coordinator.clone());
+            Ok(coordinator)
+        })
+        .await
+    }
+
+    /// Who coordinates groups (key type 0) and transactional ids (1).
+    pub fn find_coordinator(
+        &self,
+        request: FindCoordinatorRequest,
+        version: i16,
+    ) -> FindCoordinatorResponse {
+        let find = |key: &StrBytes| {
+            let topic = match request.key_type {
+                0 => OFFSETS_TOPIC,
+                _ => TRANSACTIONS_TOPIC,
+            };
+            let of = TopicPartition::new(topic, self.coordinator_of(key));
+            let leader = self.leader_of(&of);
+            let address = &self.config.brokers[leader];
+            let (host, port) = address.rsplit_once(':').unwrap_or((address, "0"));
+            FoundCoordinator::default()
+                .with_key(key.clone())
+                .with_node_id((leader as i32).into())
+                .with_host(StrBytes::from_string(host.to_owned()))
+                .with_port(port.parse().unwrap_or(0))
+        };
+        if version >= 4 {
+            let found = request.coordinator_keys.iter().map(find).collect();
+            return FindCoordinatorResponse::default().with_coordinators(found);
+        }
+        let found = find(&request.key);
+        FindCoordinatorResponse::default()
+            .with_node_id(found.node_id)
+            .with_host(found.host)
+            .with_port(found.port)
+    }
+
+    /// A member joins; the answer waits for the others.
+    pub fn join_group(
+        self: &Arc<Self>,
+        request: JoinGroupRequest,
+        version: i16,
+        client: String,
+    ) -> Later<JoinGroupResponse> {
+        let broker = self.clone();
+        async move {
+            let mut member = request.member_id.to_string();
+            let joined = broker.join(&request, version, client, &mut member).await;
+            let answer = JoinGroupResponse::default()
+                .with_member_id(StrBytes::from_string(member))
+                .with_generation_id(-1)
+                .with_protocol_name((version < 7).then(StrBytes::default));
+            match joined {
+                Err(error) => answer.with_error_code(error.code()),
+                Ok(joined) => {
+                    let members = joined.members.into_iter().map(|(id, instance, metadata)| {
+                        JoinGroupResponseMember::default()
+                            .with_member_id(StrBytes::from_string(id))
+                            .with_group_instance_id(instance.map(StrBytes::from_string))
+                            .with_metadata(metadata)
+                    });
+                    let kind = StrBytes::from_string(joined.protocol_type);
+                    answer
+                        .with_generation_id(joined.generation)
+                        .with_protocol_type(Some(kind))
+                        .with_protocol_name(Some(StrBytes::from_string(joined.protocol)))
+                        .with_leader(StrBytes::from_string(joined.leader))
+                        .with_members(members.collect())
+                }
+            }
+        }
+        .boxed()
+    }
+
+    async fn join(
+        self: &Arc<Self>,
+        request: &JoinGroupRequest,
+        version: i16,
+        client: String,
+        member: &mut String,
+    ) -> Result<Joined, ResponseError> {
+        let coordinator = self.coordinator_of_group(&request.group_id).await?;
+        if !SESSION_MS.contains(&request.session_timeout_ms) {
+            return Err(ResponseError::InvalidSessionTimeout);
+        }
+        let instance = request.group_instance_id.as_ref().map(|id| id.to_string());
+        if member.is_empty() {
+            let number = coordinator.members.fetch_add(1, Ordering::Relaxed);
+            *member = format!("{client}-{}-{number}", self.host.instance);
+            if version >= JOIN_WITH_ID && instance.is_none() {
+                return Err(ResponseError::MemberIdRequired);
+            }
+        }
+        let rebalance_ms = match request.rebalance_timeout_ms {
+            timeout if timeout > 0 => timeout,
+            _ => request.session_timeout_ms,
+        };
+        let protocols = request.protocols.iter();
+        let join = Join {
+            member: member.clone(),
+            instance,
+            client,
+            session_ms: request.session_timeout_ms as u64,
+            rebalance_ms: rebalance_ms as u64,
+            protocol_type: request.protocol_type.to_string(),
+            protocols: protocols
+                .map(|protocol| (protocol.name.to_string(), protocol.metadata.clone()))
+                .collect(),
+        };
+        let now = self.now_ms();
+        coordinator.change(&request.group_id, |group| group.join(join, now))?;
+        let joined = coordinator
+            .wait(&request.group_id, |group| group.joined(member))
+            .await?;
+        tracing::info!(
+            name: "group.joined",
+            group = request.group_id.as_str(),
+            member = member.as_str(),
+            generation = joined.generation
+        );
+        Ok(joined)
+    }
+
+    /// A member asks what it was assigned; the answer waits for the leader, and its assignment is durable.
+    pub fn sync_group(self: &Arc<Self>, request: SyncGroupRequest) -> Later<SyncGroupResponse> {
+        let broker = self.clone();
+        async move {
+            let answer = SyncGroupResponse::default()
+                .with_protocol_type(request.protocol_type.clone())
+                .with_protocol_name(request.protocol_name.clone());
+            match broker.sync(&request).await {
+                Ok(assignment) => answer.with_assignment(assignment),
+                Err(error) => answer.with_error_code(error.code()),
+            }
+        }
+        .boxed()
+    }
+
+    async fn sync(self: &Arc<Self>, request: &SyncGroupRequest) -> Result<Bytes, ResponseError> {
+        let coordinator = self.coordinator_of_group(&request.group_id).await?;
+        let who = Speaker {
+            generation: request.generation_id,
+            member: &request.member_id,
+            instance: request.group_instance_id.as_deref(),
+        };
+        let assignments = request.assignments.iter();
+        let mut assignments: Vec<(String, Bytes)> = assignments
+            .map(|one| (one.member_id.to_string(), one.assignment.clone()))
+            .collect();
+        loop {
+            let given = std::mem::take(&mut assignments);
+            let now = self.now_ms();
+            match coordinator.change(&request.group_id, |group| group.sync(who, given, now))? {
+                Sync::Assigned(assignment) => return Ok(assignment),
+                Sync::Store(stored) => {
+                    self.store_group(&coordinator, &request.group_id, stored.clone())
+                        .await?;
+                    let now = self.now_ms();
+                    coordinator.change(&request.group_id, |group| group.stored(&stored, now));
+                    tracing::info!(
+                        name: "group.stable",
+                        group = request.group_id.as_str(),
+                        generation = stored.generation,
+                        members = stored.members.len()
+                    );
+                }
+                Sync::Wait => {
+                    let over = |group: &Group| {
+                        let waits = group.phase() == Phase::Completing && group.check(who).is_ok();
+                        (!waits).then_some(())
+                    };
+                    coordinator.wait(&request.group_id, over).await;
+                }
+            }
+        }
+    }
+
+    async fn store_group(
+        self: &Arc<Self>,
+        coordinator: &Arc<Coordinator>,
+        group: &str,
+        stored: Stored,
+    ) -> Result<(), ResponseError> {
+        let entry = Entry::Group {
+            group: group.to_owned(),
+            stored: Some(stored),
+        };
+        self.write_entries(coordinator, &[entry], NO_TRANSACTION, None)
+            .await
+    }
+
+    /// Writes into the coordinator's log, durably, and waits until it was applied.
+    async fn write_entries(
+        self: &Arc<Self>,
+        coordinator: &Arc<Coordinator>,
+        entries: &[Entry],
+        by: Identity,
+        transaction: Option<(String, TransactionVersion)>,
+    ) -> Result<(), ResponseError> {
+        let now_ms = self.host.clock.now_ms();
+        let records: Vec<_> = entries
+            .iter()
+            .map(|entry| entry.to_record(now_ms))
+            .collect();
+        let bytes = batch::encode(&records, by).map_err(|_| ResponseError::UnknownServerError)?;
+        let appended = match transaction {
+            None => {
+                let partition = coordinator.fold.partition().clone();
+                let appending = partition.clone();
+                let appended = to_its_end(async move { appending.append(&bytes, None).await });
+                match appended.await {
+                    Ok(appended) => Ok((partition, appended)),
+                    Err(AppendError::Log(error)) => {
+                        self.fail(error);
+                        Err(ResponseError::NotCoordinator)
+                    }
+                    Err(_) => Err(ResponseError::CoordinatorNotAvailable),
+                }
+            }
+            Some(transaction) => {
+                let Entry::Position { group, .. } = &entries[0] else {
+                    return Err(ResponseError::InvalidRequest);
+                };
+                let to = TopicPartition::new(OFFSETS_TOPIC, self.coordinator_of(group));
+                self.append(&to, &bytes, Some(&transaction)).await
+            }
+        };
+        let end = appended.as_ref().map(|(_, appended)| appended.end_offset);
+        let end = end.map_err(|error| *error)?;
+        data::durable(appended).await?;
+        coordinator.wait_applied(end).await
+    }
+
+    /// A member is still there.
+    pub async fn heartbeat(self: &Arc<Self>, request: HeartbeatRequest) -> HeartbeatResponse {
+        let beaten = match self.coordinator_of_group(&request.group_id).await {
+            Err(error) => Err(error),
+            Ok(coordinator) => {
+                let who = Speaker {
+                    generation: request.generation_id,
+                    member: &request.member_id,
+                    instance: request.group_instance_id.as_deref(),
+                };
+                let now = self.now_ms();
+                coordinator.change(&request.group_id, |group| group.heartbeat(who, now))
+            }
+        };
+        let code = beaten.err().map_or(0, |error| error.code());
+        HeartbeatResponse::default().with_error_code(code)
+    }
+
+    /// Members leave.
+    pub async fn leave_group(
+        self: &Arc<Self>,
+        request: LeaveGroupRequest,
+        version: i16,
+    ) -> LeaveGroupResponse {
+        let answer = LeaveGroupResponse::default();
+        let coordinator = match self.coordinator_of_group(&request.group_id).await {
+            Err(error) => return answer.with_error_code(error.code()),
+            Ok(coordinator) => coordinator,
+        };
+        let leave = |id: &str, instance: Option<&str>| {
+            let now = self.now_ms();
+            let left =
+                coordinator.change(&request.group_id, |group| group.leave(id, instance, now));
+            left.err().map_or(0, |error| error.code())
+        };
+        if version < 3 {
+            return answer.with_error_code(leave(&request.member_id, None));
+        }
+        let members = request.members.into_iter().map(|member| {
+            let code = leave(&member.member_id, member.group_instance_id.as_deref());
+            MemberResponse::default()
+                .with_member_id(member.member_id)
+                .with_group_instance_id(member.group_instance_id)
+                .with_error_code(code)
+        });
+        answer.with_members(members.collect())
+    }
+
+    /// Leaves out members that fell silent.
+    pub(super) async fn expire_members(self: &Arc<Self>) {
+        let open: Vec<_> = self.groups.lock().await.values().cloned().collect();
+        let now = self.now_ms();
+        for coordinator in open {
+            let mut changed = false;
+            {
+                let mut groups = coordinator.groups.lock().expect("groups");
+                for (name, seat) in groups.iter_mut() {
+                    if seat.group.expire(now) {
+                        tracing::info!(
+                            name: "group.expired",
+                            group = name.as_str(),
+                            generation = seat.group.generation()
+                        );
+                        changed = true;
+                    }
+                }
+            }
+            if changed {
+                coordinator.changed.notify_waiters();
+            }
+        }
+    }
+
+    /// Takes note of how far a group has come.
+    pub async fn commit_offsets(
+        self: &Arc<Self>,
+        request: OffsetCommitRequest,
+    ) -> OffsetCommitResponse {
+        let topics = request.topics.iter().map(|topic| {
+            let partitions = topic.partitions.iter().map(|partition| {
+                (
+                    partition.partition_index,
+                    Committed {
+                        offset: Offset(partition.committed_offset),
+                        leader_epoch: partition.committed_leader_epoch,
+                        metadata: partition
+                            .committed_metadata
+                            .as_deref()
+                            .unwrap_or("")
+                            .to_owned(),
+                    },
+                )
+            });
+            (topic.name.clone(), partitions.collect())
+        });
+        let topics: Vec<Wanted> = topics.collect();
+        let who = Speaker {
+            generation: request.generation_id_or_member_epoch,
+            member: &request.member_id,
+            instance: request.group_instance_id.as_deref(),
+        };
+        let commit = commit_of(&request.group_id, &topics);
+        let committed = self.commit(commit, who, None).await;
+        let code = committed.err().map_or(0, |error| error.code());
+        let topics = topics.into_iter().map(|(name, partitions)| {
+            let partitions = partitions.into_iter().map(|(index, _)| {
+                OffsetCommitResponsePartition::default()
+                    .with_partition_index(index)
+                    .with_error_code(code)
+            });
+            OffsetCommitResponseTopic::default()
+                .with_name(name)
+                .with_partitions(partitions.collect())
+        });
+        OffsetCommitResponse::default().with_topics(topics.collect())
+    }
+
+    /// Takes note of how far a group will have come once a transaction commits.
+    pub async fn commit_offsets_in_transaction(
+        self: &Arc<Self>,
+        request: TxnOffsetCommitRequest,
+        version: i16,
+    ) -> TxnOffsetCommitResponse {
+        let topics = request.topics.iter().map(|topic| {
+            let partitions = topic.partitions.iter().map(|partition| {
+                (
+                    partition.partition_index,
+                    Committed {
+                        offset: Offset(partition.committed_offset),
+                        leader_epoch: partition.committed_leader_epoch,
+                        metadata: partition
+                            .committed_metadata
+                            .as_deref()
+                            .unwrap_or("")
+                            .to_owned(),
+                    },
+                )
+            });
+            (topic.name.clone(), partitions.collect())
+        });
+        let topics: Vec<Wanted> = topics.collect();
+        // Before version 3 there were no members in it.
+        let who = Speaker {
+            generation: if version < 3 {
+                -1
+            } else {
+                request.generation_id
+            },
+            member: &request.member_id,
+            instance: request.group_instance_id.as_deref(),
+        };
+        let by = Identity {
+            producer: ProducerId(request.producer_id.0),
+            epoch: ProducerEpoch(request.producer_epoch),
+            sequence: Sequence(-1),
+            transactional: true,
+        };
+        let speaks = match version >= COMMIT_TRANSACTIONS_2 {
+            true => TransactionVersion::V2,
+            false => TransactionVersion::V1,
+        };
+        let within = (by, request.transactional_id.to_string(), speaks);
+        let commit = commit_of(&request.group_id, &topics);
+        let committed = self.commit(commit, who, Some(within)).await;
+        let code = committed.err().map_or(0, |error| error.code());
+        let topics = topics.into_iter().map(|(name, partitions)| {
+            let partitions = partitions.into_iter().map(|(index, _)| {
+                TxnOffsetCommitResponsePartition::default()
+                    .with_partition_index(index)
+                    .with_error_code(code)
+            });
+            TxnOffsetCommitResponseTopic::default()
+                .with_name(name)
+                .with_partitions(partitions.collect())
+        });
+        TxnOffsetCommitResponse::default().with_topics(topics.collect())
+    }
+
+    async fn commit(
+        self: &Arc<Self>,
+        commit: Commit,
+        who: Speaker<'_>,
+        within: Option<(Identity, String, TransactionVersion)>,
+    ) -> Result<(), ResponseError> {
+        let coordinator = self.coordinator_of_group(&commit.group).await?;
+        if commit
+            .positions
+            .iter()
+            .any(|(_, p)| p.metadata.len() > METADATA_BYTES_MAX)
+        {
+            return Err(ResponseError::OffsetMetadataTooLarge);
+        }
+        {
+            let mut groups = coordinator.groups.lock().expect("groups");
+            let seat = groups.entry(commit.group.clone()).or_default();
+            match &within {
+                None => seat.group.check_commit(who)?,
+                Some(_) => {
+                    seat.group.check_transactional(who)?;
+                    // From here on it may come into the log, whoever joins meanwhile: who asks for stable
+                    // positions has to wait until it is there, or is not.
+                    seat.staging += 1;
+                }
+            }
+        }
+        if commit.positions.is_empty() {
+            if within.is_some() {
+                unstage(&coordinator, &commit.group);
+            }
+            return Ok(());
+        }
+        let group = &commit.group;
+        let entries = commit
+            .positions
+            .iter()
+            .map(|(of, position)| Entry::Position {
+                group: group.clone(),
+                of: of.clone(),
+                position: Some(position.clone()),
+            });
+        let entries: Vec<Entry> = entries.collect();
+        let (broker, group) = (self.clone(), commit.group.clone());
+        // The count must be taken back whatever becomes of the connection.
+        to_its_end(async move {
+            let Some((by, id, version)) = within else {
+                return broker
+                    .write_entries(&coordinator, &entries, NO_TRANSACTION, None)
+                    .await;
+            };
+            let written = broker
+                .write_entries(&coordinator, &entries, by, Some((id, version)))
+                .await;
+            unstage(&coordinator, &group);
+            written
+        })
+        .await
+    }
+
+    /// How far groups have come.
+    pub async fn fetch_offsets(
+        self: &Arc<Self>,
+        request: OffsetFetchRequest,
+        version: i16,
+    ) -> OffsetFetchResponse {
+        let stable = request.require_stable;
+        let answer = OffsetFetchResponse::default();
+        if version >= 8 {
+            let mut groups = Vec::new();
+            for group in request.groups {
+                let wanted = group.topics.map(|topics| {
+                    let topics = topics.into_iter();
+                    topics
+                        .map(|topic| (topic.name, topic.partition_indexes))
+                        .collect()
+                });
+                let found = self.positions(&group.group_id, wanted, stable).await;
+                let response =
+                    OffsetFetchResponseGroup::default().with_group_id(group.group_id.clone());
+                groups.push(match found {
+                    Err(error) => response.with_error_code(error.code()),
+                    Ok(topics) => {
+                        let topics = topics.into_iter().map(|(name, partitions)| {
+                            let partitions = partitions.into_iter().map(|found| {
+                                OffsetFetchResponsePartitions::default()
+                                    .with_partition_index(found.index)
+                                    .with_committed_offset(found.offset)
+                                    .with_committed_leader_epoch(found.leader_epoch)
+                                    .with_metadata(Some(StrBytes::from_string(found.metadata)))
+                                    .with_error_code(found.error)
+                            });
+                            OffsetFetchResponseTopics::default()
+                                .with_name(name)
+                                .with_partitions(partitions.collect())
+                        });
+                        response.with_topics(topics.collect())
+                    }
+                });
+            }
+            return answer.with_groups(groups);
+        }
+        let wanted = request.topics.map(|topics| {
+            let topics = topics.into_iter();
+            topics
+                .map(|topic| (topic.name, topic.partition_indexes))
+                .collect()
+        });
+        match self.positions(&request.group_id, wanted, stable).await {
+            Err(error) => answer.with_error_code(error.code()),
+            Ok(topics) => {
+                let topics = topics.into_iter().map(|(name, partitions)| {
+                    let partitions = partitions.into_iter().map(|found| {
+                        OffsetFetchResponsePartition::default()
+                            .with_partition_index(found.index)
+                            .with_committed_offset(found.offset)
+                            .with_committed_leader_epoch(found.leader_epoch)
+                            .with_metadata(Some(StrBytes::from_string(found.metadata)))
+                            .with_error_code(found.error)
+                    });
+                    OffsetFetchResponseTopic::default()
+                        .with_name(name)
+                        .with_partitions(partitions.collect())
+                });
+                answer.with_topics(topics.collect())
+            }
+        }
+    }
+
+    async fn positions(
+        self: &Arc<Self>,
+        group: &str,
+        wanted: Option<Vec<(TopicName, Vec<i32>)>>,
+        stable: bool,
+    ) -> Result<Vec<(TopicName, Vec<Position>)>, ResponseError> {
+        let coordinator = self.coordinator_of_group(group).await?;
+        let staging = {
+            let groups = coordinator.groups.lock().expect("groups");
+            groups.get(group).is_some_and(|seat| seat.staging > 0)
+        };
+        Ok(coordinator.fold.look(|offsets| {
+            let wanted = wanted.unwrap_or_else(|| {
+                let mut all = BTreeMap::<String, Vec<i32>>::new();
+                for (of, _) in offsets.of_group(group) {
+                    all.entry(of.topic.clone())
+                        .or_default()
+                        .push(of.partition.0);
+                }
+                let all = all.into_iter();
+                all.map(|(topic, indexes)| (TopicName(StrBytes::from_string(topic)), indexes))
+                    .collect()
+            });
+            let topics = wanted.into_iter().map(|(topic, indexes)| {
+                let positions = indexes.into_iter().map(|index| {
+                    let of = TopicPartition::new(&topic, PartitionId(index));
+                    let unstable = stable && (staging || offsets.is_pending(group, &of));
+                    match offsets.get(group, &of) {
+                        _ if unstable => Position {
+                            error: ResponseError::UnstableOffsetCommit.code(),
+                            ..Position::none(index)
+                        },
+                        None => Position::none(index),
+                        Some(known) => Position {
+                            index,
+                            offset: known.offset.0,
+                            leader_epoch: known.leader_epoch,
+                            metadata: known.metadata.clone(),
+                            error: 0,
+                        },
+                    }
+                });
+                let positions = positions.collect();
+                (topic, positions)
+            });
+            topics.collect()
+        }))
+    }
+
+    /// The groups that this broker coordinates.
+    pub async fn list_groups(self: &Arc<Self>, request: ListGroupsRequest) -> ListGroupsResponse {
+        let open: Vec<_> = self.groups.lock().await.values().cloned().collect();
+        let mut all = Vec::new();
+        for coordinator in open {
+            let groups = coordinator.groups.lock().expect("groups");
+            for (name, seat) in groups.iter() {
+                let state = state_of(seat.group.phase());
+                let filters = &request.states_filter;
+                if filters.is_empty() || filters.iter().any(|filter| filter.as_str() == state) {
+                    let kind = seat.group.protocol_type().to_owned();
+                    all.push(
+                        ListedGroup::default()
+                            .with_group_id(StrBytes::from_string(name.clone()).into())
+                            .with_protocol_type(StrBytes::from_string(kind))
+                            .with_group_state(StrBytes::from_static_str(state)),
+                    );
+                }
+            }
+        }
+        ListGroupsResponse::default().with_groups(all)
+    }
+
+    /// Groups and their members.
+    pub async fn describe_groups(
+        self: &Arc<Self>,
+        request: DescribeGroupsRequest,
+    ) -> DescribeGroupsResponse {
+        let mut all = Vec::new();
+        for id in request.groups {
+            let answer = DescribedGroup::default().with_group_id(id.clone());
+            let coordinator = match self.coordinator_of_group(&id).await {
+                Err(error) => {
+                    all.push(answer.with_error_code(error.code()));
+                    continue;
+                }
+                Ok(coordinator) => coordinator,
+            };
+            let groups = coordinator.groups.lock().expect("groups");
+            all.push(match groups.get(id.as_str()) {
+                None => answer.with_group_state(StrBytes::from_static_str("Dead")),
+                Some(seat) => {
+                    let members = seat.group.members().map(|member| {
+                        let (id, instance, client, metadata, assignment) = member;
+                        let text = |text: &str| StrBytes::from_string(text.to_owned());
+                        DescribedGroupMember::default()
+                            .with_member_id(text(id))
+                            .with_group_instance_id(instance.map(text))
+                            .with_client_id(text(client))
+                            .with_member_metadata(metadata)
+                            .with_member_assignment(assignment)
+                    });
+                    let text = |text: &str| StrBytes::from_string(text.to_owned());
+                    answer
+                        .with_group_state(text(state_of(seat.group.phase())))
+                        .with_protocol_type(text(seat.group.protocol_type()))
+                        .with_protocol_data(text(seat.group.protocol()))
+                        .with_members(members.collect())
+                }
+            });
+        }
+        DescribeGroupsResponse::default().with_groups(all)
+    }
+
+    /// Forgets groups that have no members, and their positions.
+    pub async fn delete_groups(
+        self: &Arc<Self>,
+        request: DeleteGroupsRequest,
+    ) -> DeleteGroupsResponse {
+        let mut results = Vec::new();
+        for id in request.groups_names {
+            let deleted = self.delete_group(&id).await;
+            results.push(
+                DeletableGroupResult::default()
+                    .with_group_id(id)
+                    .with_error_code(deleted.err().map_or(0, |error| error.code())),
+            );
+        }
+        DeleteGroupsResponse::default().with_results(results)
+    }
+
+    async fn delete_group(self: &Arc<Self>, group: &str) -> Result<(), ResponseError> {
+        let coordinator = self.coordinator_of_group(group).await?;
+        {
+            let groups = coordinator.groups.lock().expect("groups");
+            let seat = groups.get(group).ok_or(ResponseError::GroupIdNotFound)?;
+            if seat.group.phase() != Phase::Empty || seat.staging > 0 {
+                return Err(ResponseError::NonEmptyGroup);
+            }
+        }
+        let mut entries: Vec<Entry> = coordinator.fold.look(|offsets| {
+            let all = offsets.of_group(group).map(|(of, _)| Entry::Position {
+                group: group.to_owned(),
+                of: of.clone(),
+                position: None,
+            });
+            all.collect()
+        });
+        entries.push(Entry::Group {
+            group: group.to_owned(),
+            stored: None,
+        });
+        self.write_entries(&coordinator, &entries, NO_TRANSACTION, None)
+            .await?;
+        let mut groups = coordinator.groups.lock().expect("groups");
+        if groups
+            .get(group)
+            .is_some_and(|seat| seat.group.phase() == Phase::Empty)
+        {
+            groups.remove(group);
+        }
+        Ok(())
+    }
+}
+
+/// A topic's partitions with the positions that somebody wants to commit.
+type Wanted = (TopicName, Vec<(i32, Committed)>);
+
+fn commit_of(group: &str, topics: &[Wanted]) -> Commit {
+    let positions = topics.iter().flat_map(|(topic, partitions)| {
+        partitions.iter().map(|(index, position)| {
+            (
+                TopicPartition::new(topic, PartitionId(*index)),
+                position.clone(),
+            )
+        })
+    });
+    Commit {
+        group: group.to_owned(),
+        positions: positions.collect(),
+    }
+}
+
+/// A position as it is told.
+struct Position {
+    index: i32,
+    offset: i64,
+    leader_epoch: i32,
+    metadata: String,
+    error: i16,
+}
+
+impl Position {
+    fn none(index: i32) -> Self {
+        Position {
+            index,
+            offset: -1,
+            leader_epoch: -1,
+            metadata: String::new(),
+            error: 0,
+        }
+    }
+}
+
+/// A commit within a transaction is in the log, or will never be.
+fn unstage(coordinator: &Coordinator, group: &str) {
+    let mut groups = coordinator.groups.lock().expect("groups");
+    if let Some(seat) = groups.get_mut(group) {
+        seat.staging -= 1;
+    }
+}
+
+fn state_of(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Empty => "Empty",
+        Phase::Preparing => "PreparingRebalance",
+        Phase::Completing => "CompletingRebalance",
+        Phase::Stable => "Stable",
+    }
+}

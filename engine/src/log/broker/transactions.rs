@@ -1,0 +1,916 @@
+//! The coordinator of transactional ids: it decides, makes its decision durable, and carries it out.
+//!
+//! An id belongs to a partition of `__transaction_state`, and that partition's leader is its coordinator. Of an
+//! id, one decision at a time is on its way; everybody else is told to come again.
+
+use super::{data, to_its_end, Broker, TRANSACTIONS_TOPIC};
+use crate::{
+    ids::{PartitionId, ProducerEpoch, ProducerId, Sequence},
+    log::{
+        cluster::{name, BACKOFF},
+        fold::{Fold, Folded},
+        partition::AppendError,
+        transactions::{self, End, Init, State, TransactionVersion, Transactional, Transactions},
+        TopicPartition,
+    },
+    record::NewRecord,
+    wire::batch::{self, Batch, Body, Identity, Marker, Outcome},
+};
+use futures::future::join_all;
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{
+        add_partitions_to_txn_request::{AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction},
+        add_partitions_to_txn_response::{
+            AddPartitionsToTxnPartitionResult, AddPartitionsToTxnResult,
+            AddPartitionsToTxnTopicResult,
+        },
+        describe_producers_response::{
+            PartitionResponse, ProducerState, TopicResponse as ProducersOfTopic,
+        },
+        describe_transactions_response::{TopicData, TransactionState},
+        list_transactions_response::TransactionState as ListedTransaction,
+        write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic},
+        write_txn_markers_response::{
+            WritableTxnMarkerPartitionResult, WritableTxnMarkerResult, WritableTxnMarkerTopicResult,
+        },
+        AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, AddPartitionsToTxnRequest,
+        AddPartitionsToTxnResponse, DescribeProducersRequest, DescribeProducersResponse,
+        DescribeTransactionsRequest, DescribeTransactionsResponse, EndTxnRequest, EndTxnResponse,
+        InitProducerIdRequest, InitProducerIdResponse, ListTransactionsRequest,
+        ListTransactionsResponse, WriteTxnMarkersRequest, WriteTxnMarkersResponse,
+    },
+    protocol::StrBytes,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The coordinator of the transactional ids of one partition of `__transaction_state`.
+pub struct Coordinator {
+    fold: Fold<Transactions>,
+    /// Ids with a decision on its way.
+    busy: Mutex<BTreeSet<String>>,
+}
+
+impl Folded for Transactions {
+    fn apply(&mut self, batch: &Batch) -> Result<(), String> {
+        let Body::Data(records) = &batch.body else {
+            return Err("a marker in the coordinator's own log".into());
+        };
+        for record in records {
+            let id = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
+            let next = match &record.value {
+                None => None,
+                Some(value) => serde_json::from_slice(value).map_err(|error| error.to_string())?,
+            };
+            Transactions::apply(self, &id, next)?;
+        }
+        Ok(())
+    }
+
+    fn fingerprint(&self) -> u64 {
+        Transactions::fingerprint(self)
+    }
+}
+
+/// A decision on its way; ends when it is dropped.
+struct Claim {
+    coordinator: Arc<Coordinator>,
+    id: String,
+}
+
+impl Coordinator {
+    fn claim(self: &Arc<Self>, id: &str) -> Result<Claim, ResponseError> {
+        match self.busy.lock().expect("busy").insert(id.to_owned()) {
+            false => Err(ResponseError::ConcurrentTransactions),
+            true => Ok(Claim {
+                coordinator: self.clone(),
+                id: id.to_owned(),
+            }),
+        }
+    }
+
+    fn get(&self, id: &str) -> Option<Transactional> {
+        self.fold.look(|all| all.get(id).cloned())
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.coordinator.busy.lock().expect("busy").remove(&self.id);
+    }
+}
+
+/// What a decision comes to.
+enum Step {
+    /// This is to become true; nothing: the id is to be forgotten.
+    Become(Option<Transactional>),
+    /// It is as it should be.
+    Stay,
+}
+
+/// How long a leader asks again while the transaction before is still being ended.
+const JOIN_TRIES: u32 = 20;
+const JOIN_PAUSE: Duration = Duration::from_millis(20);
+const ADD_PARTITIONS_VERSION: i16 = 5;
+const MARKERS_VERSION: i16 = 1;
+/// The first version with which a client speaks the second version of transactions.
+const END_TRANSACTIONS_2: i16 = 5;
+
+impl Broker {
+    /// Which partition of a coordinators' topic is responsible for `key`.
+    pub(super) fn coordinator_of(&self, key: &str) -> PartitionId {
+        let count = self.config.coordinators.max(1) as u64;
+        PartitionId((xxh3_64(key.as_bytes()) % count) as i32)
+    }
+
+    async fn coordinator_for(
+        self: &Arc<Self>,
+        id: &str,
+    ) -> Result<Arc<Coordinator>, ResponseError> {
+        if id.is_empty() {
+            return Err(ResponseError::InvalidRequest);
+        }
+        self.transaction_coordinator(self.coordinator_of(id).0)
+            .await
+    }
+
+    /// The coordinator, opened if need be; what it had decided before is then carried out.
+    pub(super) async fn transaction_coordinator(
+        self: &Arc<Self>,
+        index: i32,
+    ) -> Result<Arc<Coordinator>, ResponseError> {
+        let key = TopicPartition::new(TRANSACTIONS_TOPIC, PartitionId(index));
+        if !self.is_here(&key) {
+            return Err(ResponseError::NotCoordinator);
+        }
+        if let Some(open) = self.transactions.lock().await.get(&index) {
+            return Ok(open.clone());
+        }
+        let partition = self.partition(&key).await?;
+        let broker = self.clone();
+        to_its_end(async move {
+            let mut all = broker.transactions.lock().await;
+            if let Some(open) = all.get(&index) {
+                return Ok(open.clone());
+            }
+            let fold = Fold::open(partition, key.to_string(), Transactions::default()).await;
+            let fold = fold.map_err(|error| {
+                broker.fail(error);
+                ResponseError::KafkaStorageError
+            })?;
+            let coordinator = Arc::new(Coordinator {
+                fold,
+                busy: Mutex::default(),
+            });
+            let (following, failing) = (coordinator.clone(), broker.clone());
+            tokio::spawn(async move {
+                let error = following.fold.follow().await;
+                failing.fail(error);
+            });
+            let (known, ending) = coordinator.fold.look(|all| {
+                let ending = all.iter().filter(|(_, known)| known.ending().is_some());
+                let ending: Vec<String> = ending.map(|(id, _)| id.clone()).collect();
+                (all.iter().count(), ending)
+            });
+            tracing::info!(
+                name: "transaction.coordinator-loaded",
+                partition = index,
+                known,
+                ending = ending.len()
+            );
+            for id in ending {
+                broker.spawn_finish(&coordinator, &id);
+            }
+            all.insert(index, coordinator.clone());
+            Ok(coordinator)
+        })
+        .await
+    }
+
+    /// Decides something about an id, makes it durable, and applies it. Returns what is known then.
+    async fn settle(
+        self: &Arc<Self>,
+        coordinator: &Arc<Coordinator>,
+        id: &str,
+        decide: impl FnOnce(Option<&Transactional>, i64) -> Result<Step, ResponseError> + Send + 'static,
+    ) -> Result<Option<Transactional>, ResponseError> {
+        let (broker, coordinator, id) = (self.clone(), coordinator.clone(), id.to_owned());
+        to_its_end(async move {
+            let claim = coordinator.claim(&id)?;
+            let known = coordinator.get(&id);
+            let now_ms = broker.host.clock.now_ms();
+            let next = match decide(known.as_ref(), now_ms)? {
+                Step::Stay => return Ok(known),
+                Step::Become(next) => next,
+            };
+            let record = NewRecord {
+                key: Some(id.clone().into()),
+                value: next
+                    .as_ref()
+                    .map(|next| serde_json::to_vec(next).expect("plain data").into()),
+                headers: Vec::new(),
+                timestamp_ms: now_ms,
+            };
+            let by = Identity {
+                producer: ProducerId(-1),
+                epoch: ProducerEpoch(-1),
+                sequence: Sequence(-1),
+                transactional: false,
+            };
+            let bytes = batch::encode(&[record], by).expect("one record");
+            let partition = coordinator.fold.partition();
+            let appended = match partition.append(&bytes, None).await {
+                Ok(appended) => appended,
+                Err(AppendError::Log(error)) => {
+                    broker.fail(error);
+                    return Err(ResponseError::NotCoordinator);
+                }
+                // Nothing of it is there.
+                Err(_) => return Err(ResponseError::CoordinatorNotAvailable),
+            };
+            let applied = coordinator.fold.wait_applied(appended.end_offset);
+            let is_durable = partition.wait_synced(appended.end_offset).await.is_ok();
+            if !is_durable || applied.await.is_err() {
+                // Whether it is there is unknown; the broker ends, and reads it again.
+                return Err(ResponseError::NotCoordinator);
+            }
+            if let Some(next) = &next {
+                tell(&id, next);
+                if next.ending().is_some() {
+                    broker.spawn_finish(&coordinator, &id);
+                }
+            }
+            drop(claim);
+            Ok(next)
+        })
+        .await
+    }
+
+    /// A new producer id, or the next epoch of a transactional one.
+    pub async fn init_producer_id(
+        self: &Arc<Self>,
+        request: InitProducerIdRequest,
+    ) -> InitProducerIdResponse {
+        let answer = InitProducerIdResponse::default();
+        let given = match &request.transactional_id {
+            None => match to_its_end(self.clone().next_producer_id()).await {
+                Ok(id) => Ok((ProducerId(id), ProducerEpoch(0))),
+                Err(_) => Err(ResponseError::CoordinatorNotAvailable),
+            },
+            Some(id) => {
+                let claim = (request.producer_id.0 >= 0).then_some((
+                    ProducerId(request.producer_id.0),
+                    ProducerEpoch(request.producer_epoch),
+                ));
+                self.init_transactional(id, claim, request.transaction_timeout_ms)
+                    .await
+            }
+        };
+        match given {
+            Ok((id, epoch)) => answer
+                .with_producer_id(id.0.into())
+                .with_producer_epoch(epoch.0),
+            Err(error) => answer
+                .with_error_code(error.code())
+                .with_producer_id((-1).into())
+                .with_producer_epoch(-1),
+        }
+    }
+
+    async fn init_transactional(
+        self: &Arc<Self>,
+        id: &str,
+        claim: Option<(ProducerId, ProducerEpoch)>,
+        timeout_ms: i32,
+    ) -> Result<(ProducerId, ProducerEpoch), ResponseError> {
+        let longest = self.config.transaction_max_timeout.as_millis();
+        if timeout_ms <= 0 || timeout_ms as u128 > longest {
+            return Err(ResponseError::InvalidTransactionTimeout);
+        }
+        let coordinator = self.coordinator_for(id).await?;
+        let mut fresh = None;
+        loop {
+            let with = fresh;
+            let settled = self.settle(
+                &coordinator,
+                id,
+                move |known, now| match transactions::init(known, claim, timeout_ms, now, with)? {
+                    Init::Become(next) | Init::Fence(next) => Ok(Step::Become(Some(next))),
+                    Init::Same => Ok(Step::Stay),
+                    Init::NeedsProducer => Err(NEEDS_PRODUCER),
+                },
+            );
+            let known = match settled.await {
+                Err(NEEDS_PRODUCER) if fresh.is_none() => {
+                    fresh = Some(self.fresh_producer().await?);
+                    continue;
+                }
+                known => known?.ok_or(ResponseError::UnknownServerError)?,
+            };
+            if known.ending().is_some() {
+                tracing::info!(name: "transaction.fenced", id);
+                return Err(ResponseError::ConcurrentTransactions);
+            }
+            tracing::info!(
+                name: "transaction.initialized",
+                id,
+                producer = known.producer.0,
+                epoch = known.epoch.0
+            );
+            return Ok((known.producer, known.epoch));
+        }
+    }
+
+    async fn fresh_producer(self: &Arc<Self>) -> Result<ProducerId, ResponseError> {
+        let id = to_its_end(self.clone().next_producer_id()).await;
+        id.map(ProducerId)
+            .map_err(|_| ResponseError::CoordinatorNotAvailable)
+    }
+
+    /// Adds partitions to a transaction, or says whether they belong to it.
+    pub async fn add_partitions(
+        self: &Arc<Self>,
+        request: AddPartitionsToTxnRequest,
+        version: i16,
+    ) -> AddPartitionsToTxnResponse {
+        let answer = AddPartitionsToTxnResponse::default();
+        if version < 4 {
+            let topics = request.v3_and_below_topics;
+            let who = (
+                ProducerId(request.v3_and_below_producer_id.0),
+                ProducerEpoch(request.v3_and_below_producer_epoch),
+            );
+            let added = self
+                .add_to_transaction(&request.v3_and_below_transactional_id, who, &topics, false)
+                .await;
+            return answer.with_results_by_topic_v3_and_below(results_of(&topics, added));
+        }
+        let mut results = Vec::new();
+        for asked in request.transactions {
+            let who = (
+                ProducerId(asked.producer_id.0),
+                ProducerEpoch(asked.producer_epoch),
+            );
+            let added = self
+                .add_to_transaction(
+                    &asked.transactional_id,
+                    who,
+                    &asked.topics,
+                    asked.verify_only,
+                )
+                .await;
+            results.push(
+                AddPartitionsToTxnResult::default()
+                    .with_transactional_id(asked.transactional_id)
+                    .with_topic_results(results_of(&asked.topics, added)),
+            );
+        }
+        answer.with_results_by_transaction(results)
+    }
+
+    async fn add_to_transaction(
+        self: &Arc<Self>,
+        id: &str,
+        who: (ProducerId, ProducerEpoch),
+        topics: &[AddPartitionsToTxnTopic],
+        verify_only: bool,
+    ) -> Result<(), ResponseError> {
+        let partitions = topics.iter().flat_map(|topic| {
+            let indexes = topic.partitions.iter();
+            indexes.map(|index| TopicPartition::new(&topic.name, PartitionId(*index)))
+        });
+        let partitions: BTreeSet<TopicPartition> = partitions.collect();
+        for partition in &partitions {
+            let count = self.partition_count(&partition.topic).await?;
+            if !(0..count).contains(&partition.partition.0) {
+                return Err(ResponseError::UnknownTopicOrPartition);
+            }
+        }
+        let coordinator = self.coordinator_for(id).await?;
+        if verify_only {
+            let known = coordinator.get(id);
+            for partition in &partitions {
+                transactions::verify(known.as_ref(), who, partition)?;
+            }
+            return Ok(());
+        }
+        let settled = self.settle(&coordinator, id, move |known, now| {
+            let next = transactions::add(known, who, &partitions, now)?;
+            Ok(next.map_or(Step::Stay, |next| Step::Become(Some(next))))
+        });
+        settled.await.map(drop)
+    }
+
+    /// A leader asks the coordinator whether a producer may write to one of its partitions; in the second
+    /// version of transactions, this is what makes the partition a part of the transaction.
+    pub(super) async fn join_transaction(
+        self: &Arc<Self>,
+        id: &str,
+        who: (ProducerId, ProducerEpoch),
+        to: &TopicPartition,
+        version: TransactionVersion,
+    ) -> Result<(), ResponseError> {
+        let topic = AddPartitionsToTxnTopic::default()
+            .with_name(name(&to.topic))
+            .with_partitions(vec![to.partition.0]);
+        let key = TopicPartition::new(TRANSACTIONS_TOPIC, self.coordinator_of(id));
+        for _ in 0..JOIN_TRIES {
+            let verify_only = version == TransactionVersion::V1;
+            let joined = if self.is_here(&key) {
+                self.add_to_transaction(id, who, std::slice::from_ref(&topic), verify_only)
+                    .await
+            } else {
+                let transaction = AddPartitionsToTxnTransaction::default()
+                    .with_transactional_id(StrBytes::from_string(id.to_owned()).into())
+                    .with_producer_id(who.0 .0.into())
+                    .with_producer_epoch(who.1 .0)
+                    .with_verify_only(verify_only)
+                    .with_topics(vec![topic.clone()]);
+                let request =
+                    AddPartitionsToTxnRequest::default().with_transactions(vec![transaction]);
+                let leader = self.leader_of(&key);
+                match self.ask(leader, &request, ADD_PARTITIONS_VERSION).await {
+                    // Retriable: nothing was appended.
+                    Err(_) => return Err(ResponseError::NotEnoughReplicas),
+                    Ok(answer) => only_result(&answer),
+                }
+            };
+            match joined {
+                Ok(()) => {
+                    tracing::info!(name: "transaction.joined", id, partition = %to);
+                    return Ok(());
+                }
+                Err(ResponseError::ConcurrentTransactions) => {
+                    tokio::time::sleep(JOIN_PAUSE).await;
+                }
+                Err(ResponseError::ProducerFenced) => {
+                    return Err(ResponseError::InvalidProducerEpoch)
+                }
+                Err(
+                    ResponseError::NotCoordinator
+                    | ResponseError::CoordinatorNotAvailable
+                    | ResponseError::KafkaStorageError
+                    | ResponseError::LeaderNotAvailable,
+                ) => return Err(ResponseError::NotEnoughReplicas),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ResponseError::ConcurrentTransactions)
+    }
+
+    /// Adds the positions of a group to a transaction.
+    pub async fn add_offsets(
+        self: &Arc<Self>,
+        request: AddOffsetsToTxnRequest,
+    ) -> AddOffsetsToTxnResponse {
+        let who = (
+            ProducerId(request.producer_id.0),
+            ProducerEpoch(request.producer_epoch),
+        );
+        let topic = AddPartitionsToTxnTopic::default()
+            .with_name(name(super::OFFSETS_TOPIC))
+            .with_partitions(vec![self.coordinator_of(&request.group_id).0]);
+        let added = self
+            .add_to_transaction(&request.transactional_id, who, &[topic], false)
+            .await;
+        let code = added.err().map_or(0, |error| error.code());
+        AddOffsetsToTxnResponse::default().with_error_code(code)
+    }
+
+    /// Ends a transaction: once the decision is durable it is told, and carried out.
+    pub async fn end_transaction(
+        self: &Arc<Self>,
+        request: EndTxnRequest,
+        api_version: i16,
+    ) -> EndTxnResponse {
+        let version = match api_version >= END_TRANSACTIONS_2 {
+            true => TransactionVersion::V2,
+            false => TransactionVersion::V1,
+        };
+        let answer = EndTxnResponse::default()
+            .with_producer_id((-1).into())
+            .with_producer_epoch(-1);
+        match self.decide_end(&request, version).await {
+            Ok((id, epoch)) if version == TransactionVersion::V2 => answer
+                .with_producer_id(id.0.into())
+                .with_producer_epoch(epoch.0),
+            Ok(_) => answer,
+            Err(error) => answer.with_error_code(error.code()),
+        }
+    }
+
+    async fn decide_end(
+        self: &Arc<Self>,
+        request: &EndTxnRequest,
+        version: TransactionVersion,
+    ) -> Result<(ProducerId, ProducerEpoch), ResponseError> {
+        let outcome = match request.committed {
+            true => Outcome::Commit,
+            false => Outcome::Abort,
+        };
+        let who = (
+            ProducerId(request.producer_id.0),
+            ProducerEpoch(request.producer_epoch),
+        );
+        let id = &request.transactional_id;
+        let coordinator = self.coordinator_for(id).await?;
+        let mut fresh = None;
+        loop {
+            let with = fresh;
+            let settled = self.settle(&coordinator, id, move |known, now| match transactions::end(
+                known, who, outcome, version, now, with,
+            )? {
+                End::Become(next) => Ok(Step::Become(Some(next))),
+                End::Same => Ok(Step::Stay),
+                End::NeedsProducer => Err(NEEDS_PRODUCER),
+            });
+            match settled.await {
+                Err(NEEDS_PRODUCER) if fresh.is_none() => {
+                    fresh = Some(self.fresh_producer().await?);
+                }
+                known => {
+                    let known = known?.ok_or(ResponseError::UnknownServerError)?;
+                    return Ok(transactions::successor(&known));
+                }
+            }
+        }
+    }
+
+    fn spawn_finish(self: &Arc<Self>, coordinator: &Arc<Coordinator>, id: &str) {
+        let (broker, coordinator) = (self.clone(), coordinator.clone());
+        let id = id.to_owned();
+        tokio::spawn(async move { broker.finish(&coordinator, &id).await });
+    }
+
+    /// Carries out the end of a transaction: markers to all of its partitions, then it is complete.
+    async fn finish(self: &Arc<Self>, coordinator: &Arc<Coordinator>, id: &str) {
+        let Some(known) = coordinator.get(id) else {
+            return;
+        };
+        let Some(marker) = known.marker() else { return };
+        let mut by_leader = BTreeMap::<usize, Vec<TopicPartition>>::new();
+        for partition in &known.partitions {
+            let leader = self.leader_of(partition);
+            by_leader.entry(leader).or_default().push(partition.clone());
+        }
+        let sends = by_leader.into_iter().map(|(leader, mut left)| async move {
+            while !left.is_empty() {
+                left = self.send_markers(leader, marker, left).await;
+                if !left.is_empty() {
+                    tracing::info!(name: "transaction.markers-again", id, leader);
+                    tokio::time::sleep(BACKOFF).await;
+                }
+            }
+        });
+        join_all(sends).await;
+        loop {
+            let completed = self.settle(coordinator, id, move |known, now| {
+                // Somebody else may have completed it, and another transaction may have begun.
+                let still = known.filter(|known| known.marker() == Some(marker));
+                let next = still.and_then(|known| known.complete(now));
+                Ok(next.map_or(Step::Stay, |next| Step::Become(Some(next))))
+            });
+            match completed.await {
+                Err(
+                    ResponseError::ConcurrentTransactions | ResponseError::CoordinatorNotAvailable,
+                ) => {
+                    tokio::time::sleep(JOIN_PAUSE).await;
+                }
+                // Done; or the broker ends, and does it when it is back.
+                _ => return,
+            }
+        }
+    }
+
+    /// Sends a marker to a leader; the partitions that do not have it yet, or of which that is unknown.
+    async fn send_markers(
+        self: &Arc<Self>,
+        leader: usize,
+        marker: Marker,
+        to: Vec<TopicPartition>,
+    ) -> Vec<TopicPartition> {
+        let mut left = Vec::new();
+        if leader == self.config.id.0 as usize {
+            let written = to.into_iter().map(|partition| async move {
+                let written = self.write_marker(&partition, marker).await;
+                (partition, is_settled(written))
+            });
+            let written = join_all(written).await;
+            left.extend(
+                written
+                    .into_iter()
+                    .filter(|(_, done)| !done)
+                    .map(|(to, _)| to),
+            );
+            return left;
+        }
+        let mut topics = BTreeMap::<&str, Vec<i32>>::new();
+        for partition in &to {
+            let indexes = topics.entry(&partition.topic).or_default();
+            indexes.push(partition.partition.0);
+        }
+        let topics = topics.into_iter().map(|(topic, indexes)| {
+            WritableTxnMarkerTopic::default()
+                .with_name(name(topic))
+                .with_partition_indexes(indexes)
+        });
+        let one = WritableTxnMarker::default()
+            .with_producer_id(marker.producer.0.into())
+            .with_producer_epoch(marker.epoch.0)
+            .with_transaction_result(marker.outcome == Outcome::Commit)
+            .with_coordinator_epoch(marker.number)
+            .with_topics(topics.collect());
+        let request = WriteTxnMarkersRequest::default().with_markers(vec![one]);
+        let Ok(answer) = self.ask(leader, &request, MARKERS_VERSION).await else {
+            return to;
+        };
+        let done = |partition: &TopicPartition| {
+            let topics = answer.markers.iter().flat_map(|marker| &marker.topics);
+            let topics = topics.filter(|topic| *topic.name == *partition.topic);
+            let mut results = topics.flat_map(|topic| &topic.partitions);
+            let result = results.find(|result| result.partition_index == partition.partition.0);
+            result.is_some_and(|result| {
+                let error = ResponseError::try_from_code(result.error_code);
+                is_settled(error.map_or(Ok(()), Err))
+            })
+        };
+        to.into_iter()
+            .filter(|partition| !done(partition))
+            .collect()
+    }
+
+    /// Ends transactions in partitions that are led here.
+    pub async fn write_markers(
+        self: &Arc<Self>,
+        request: WriteTxnMarkersRequest,
+    ) -> WriteTxnMarkersResponse {
+        let mut markers = Vec::new();
+        for asked in request.markers {
+            let marker = Marker {
+                producer: ProducerId(asked.producer_id.0),
+                epoch: ProducerEpoch(asked.producer_epoch),
+                outcome: match asked.transaction_result {
+                    true => Outcome::Commit,
+                    false => Outcome::Abort,
+                },
+                number: asked.coordinator_epoch,
+            };
+            let topics = asked.topics.into_iter().map(|topic| async move {
+                let writes = topic.partition_indexes.iter().map(|index| {
+                    let to = TopicPartition::new(&topic.name, PartitionId(*index));
+                    async move {
+                        let written = self.write_marker(&to, marker).await;
+                        WritableTxnMarkerPartitionResult::default()
+                            .with_partition_index(*index)
+                            .with_error_code(written.err().map_or(0, |error| error.code()))
+                    }
+                });
+                let partitions = join_all(writes).await;
+                WritableTxnMarkerTopicResult::default()
+                    .with_name(topic.name.clone())
+                    .with_partitions(partitions)
+            });
+            markers.push(
+                WritableTxnMarkerResult::default()
+                    .with_producer_id(asked.producer_id)
+                    .with_topics(join_all(topics).await),
+            );
+        }
+        WriteTxnMarkersResponse::default().with_markers(markers)
+    }
+
+    /// Ends a transaction in a partition: durably, and for a group's positions visibly, too.
+    async fn write_marker(
+        self: &Arc<Self>,
+        to: &TopicPartition,
+        marker: Marker,
+    ) -> Result<(), ResponseError> {
+        let partition = self.partition(to).await?;
+        let (appending, now_ms) = (partition.clone(), self.host.clock.now_ms());
+        let appended = to_its_end(async move { appending.append_marker(marker, now_ms).await });
+        let appended = match appended.await {
+            Ok(appended) => appended,
+            Err(AppendError::Fenced) => return Err(ResponseError::InvalidProducerEpoch),
+            Err(AppendError::Log(error)) => {
+                self.fail(error);
+                return Err(ResponseError::KafkaStorageError);
+            }
+            Err(_) => return Err(ResponseError::KafkaStorageError),
+        };
+        data::durable(Ok((partition, appended))).await?;
+        if to.topic == super::OFFSETS_TOPIC {
+            let groups = self.group_coordinator(to.partition.0).await?;
+            groups.wait_applied(appended.end_offset).await?;
+        }
+        tracing::info!(
+            name: "transaction.marked",
+            partition = %to,
+            producer = marker.producer.0,
+            epoch = marker.epoch.0
+        );
+        Ok(())
+    }
+
+    /// Aborts transactions that take too long, and forgets ids that nobody has used for very long.
+    pub(super) async fn end_overdue_transactions(self: &Arc<Self>) {
+        let open: Vec<_> = self.transactions.lock().await.values().cloned().collect();
+        let now = self.host.clock.now_ms();
+        let silent_since = now.saturating_sub(self.config.producer_retention.as_millis() as i64);
+        let is_unused = move |known: &Transactional| {
+            let rests = !matches!(known.state, State::Ongoing) && known.ending().is_none();
+            rests && known.updated_ms < silent_since
+        };
+        for coordinator in open {
+            let overdue: Vec<(String, bool)> = coordinator.fold.look(|all| {
+                let overdue = all.iter().filter_map(|(id, known)| {
+                    let late = known.time_out(now).is_some();
+                    (late || is_unused(known)).then(|| (id.clone(), late))
+                });
+                overdue.collect()
+            });
+            for (id, late) in overdue {
+                let settled = self.settle(&coordinator, &id, move |known, now| {
+                    if known.is_some_and(is_unused) {
+                        return Ok(Step::Become(None));
+                    }
+                    let next = known.and_then(|known| known.time_out(now));
+                    Ok(next.map_or(Step::Stay, |next| Step::Become(Some(next))))
+                });
+                if settled.await.is_ok_and(|known| known.is_some()) && late {
+                    tracing::info!(name: "transaction.timed-out", id);
+                }
+            }
+        }
+    }
+
+    /// What is known of transactional ids (KIP-664).
+    pub async fn describe_transactions(
+        self: &Arc<Self>,
+        request: DescribeTransactionsRequest,
+    ) -> DescribeTransactionsResponse {
+        let mut states = Vec::new();
+        for id in request.transactional_ids {
+            let known = match self.coordinator_for(&id).await {
+                Ok(coordinator) => coordinator
+                    .get(&id)
+                    .ok_or(ResponseError::TransactionalIdNotFound),
+                Err(error) => Err(error),
+            };
+            let answer = TransactionState::default().with_transactional_id(id);
+            states.push(match known {
+                Err(error) => answer.with_error_code(error.code()),
+                Ok(known) => {
+                    let topics = known.partitions.iter().map(|partition| {
+                        TopicData::default()
+                            .with_topic(name(&partition.topic))
+                            .with_partitions(vec![partition.partition.0])
+                    });
+                    answer
+                        .with_transaction_state(StrBytes::from_string(format!("{:?}", known.state)))
+                        .with_transaction_timeout_ms(known.timeout_ms)
+                        .with_transaction_start_time_ms(known.started_ms)
+                        .with_producer_id(known.producer.0.into())
+                        .with_producer_epoch(known.epoch.0)
+                        .with_topics(topics.collect())
+                }
+            });
+        }
+        DescribeTransactionsResponse::default().with_transaction_states(states)
+    }
+
+    /// The transactional ids that this broker coordinates (KIP-664).
+    pub async fn list_transactions(
+        self: &Arc<Self>,
+        request: ListTransactionsRequest,
+    ) -> ListTransactionsResponse {
+        let open: Vec<_> = self.transactions.lock().await.values().cloned().collect();
+        let mut states = Vec::new();
+        for coordinator in open {
+            let all: Vec<(String, Transactional)> = coordinator.fold.look(|all| {
+                all.iter()
+                    .map(|(id, known)| (id.clone(), known.clone()))
+                    .collect()
+            });
+            for (id, known) in all {
+                let state = format!("{:?}", known.state);
+                let filters = (&request.state_filters, &request.producer_id_filters);
+                let wanted = (filters.0.is_empty() || filters.0.iter().any(|f| **f == *state))
+                    && (filters.1.is_empty() || filters.1.iter().any(|f| f.0 == known.producer.0));
+                if wanted {
+                    states.push(
+                        ListedTransaction::default()
+                            .with_transactional_id(StrBytes::from_string(id).into())
+                            .with_producer_id(known.producer.0.into())
+                            .with_transaction_state(StrBytes::from_string(state)),
+                    );
+                }
+            }
+        }
+        ListTransactionsResponse::default().with_transaction_states(states)
+    }
+
+    /// The producers of partitions, and which transactions of theirs are open (KIP-664).
+    pub async fn describe_producers(
+        self: &Arc<Self>,
+        request: DescribeProducersRequest,
+    ) -> DescribeProducersResponse {
+        let mut topics = Vec::new();
+        for topic in request.topics {
+            let mut partitions = Vec::new();
+            for index in topic.partition_indexes {
+                let of = TopicPartition::new(&topic.name, PartitionId(index));
+                let answer = PartitionResponse::default().with_partition_index(index);
+                partitions.push(match self.partition(&of).await {
+                    Err(error) => answer.with_error_code(error.code()),
+                    Ok(partition) => {
+                        let producers = partition.producers().await.into_iter().map(|known| {
+                            ProducerState::default()
+                                .with_producer_id(known.producer.0.into())
+                                .with_producer_epoch(known.epoch.0.into())
+                                .with_last_sequence(known.last_sequence.map_or(-1, |last| last.0))
+                                .with_last_timestamp(known.last_ms)
+                                .with_coordinator_epoch(known.number)
+                                .with_current_txn_start_offset(known.open.map_or(-1, |o| o.0))
+                        });
+                        answer.with_active_producers(producers.collect())
+                    }
+                });
+            }
+            topics.push(
+                ProducersOfTopic::default()
+                    .with_name(topic.name)
+                    .with_partitions(partitions),
+            );
+        }
+        DescribeProducersResponse::default().with_topics(topics)
+    }
+}
+
+/// Says within the coordinator that a decision needs a producer id first; nobody else is told.
+const NEEDS_PRODUCER: ResponseError = ResponseError::UnknownProducerId;
+
+/// Says what was decided, once it is durable.
+fn tell(id: &str, next: &Transactional) {
+    let (producer, epoch) = (next.producer.0, next.epoch.0);
+    let (number, partitions) = (next.number, next.partitions.len());
+    match next.state {
+        State::Empty => {}
+        State::Ongoing => {
+            tracing::info!(name: "transaction.ongoing", id, producer, epoch, number, partitions);
+        }
+        State::PrepareCommit => {
+            tracing::info!(name: "transaction.commit-decided", id, producer, epoch, number, partitions);
+        }
+        State::PrepareAbort => {
+            tracing::info!(name: "transaction.abort-decided", id, producer, epoch, number, partitions);
+        }
+        State::CompleteCommit => {
+            tracing::info!(name: "transaction.committed", id, producer, epoch, number);
+        }
+        State::CompleteAbort => {
+            tracing::info!(name: "transaction.aborted", id, producer, epoch, number);
+        }
+    }
+}
+
+/// Whether nothing is left to be done for a marker in a partition: it is there, or the partition was deleted.
+fn is_settled(written: Result<(), ResponseError>) -> bool {
+    matches!(
+        written,
+        Ok(()) | Err(ResponseError::UnknownTopicOrPartition)
+    )
+}
+
+fn results_of(
+    topics: &[AddPartitionsToTxnTopic],
+    added: Result<(), ResponseError>,
+) -> Vec<AddPartitionsToTxnTopicResult> {
+    let code = added.err().map_or(0, |error| error.code());
+    let topics = topics.iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|index| {
+            AddPartitionsToTxnPartitionResult::default()
+                .with_partition_index(*index)
+                .with_partition_error_code(code)
+        });
+        AddPartitionsToTxnTopicResult::default()
+            .with_name(topic.name.clone())
+            .with_results_by_partition(partitions.collect())
+    });
+    topics.collect()
+}
+
+fn only_result(answer: &AddPartitionsToTxnResponse) -> Result<(), ResponseError> {
+    if let Some(error) = ResponseError::try_from_code(answer.error_code) {
+        return Err(error);
+    }
+    let results = answer.results_by_transaction.iter();
+    let topics = results.flat_map(|result| &result.topic_results);
+    let mut partitions = topics.flat_map(|topic| &topic.results_by_partition);
+    let only = partitions.next().ok_or(ResponseError::UnknownServerError)?;
+    ResponseError::try_from_code(only.partition_error_code).map_or(Ok(()), Err)
+}
