@@ -28,6 +28,30 @@ pub enum Kind {
     Torn,
     /// Something is there that nothing explains.
     Phantom,
+    /// A reader of committed records saw one of an aborted transaction (Adya's G1a).
+    AbortedRead,
+    /// A reader of committed records saw one before its transaction was decided.
+    PrecommittedRead,
+    /// Two readers saw different values at one place.
+    Inconsistent,
+    /// A reader passed by something that it should have seen, or went back.
+    Skipped,
+    /// Something is in another order than its writer gave it.
+    Misordered,
+    /// A log's control records make no sense.
+    Ungrammatical,
+    /// Who was told how something ended was told otherwise than it did.
+    Disagreed,
+    /// Something of an incarnation took effect after its successor had taken over.
+    Unfenced,
+    /// What is declared as stable is not, or does not become so.
+    Unstable,
+    /// Something was acknowledged before it was durable.
+    Unsynced,
+    /// The positions of a transaction are not those of its output.
+    Mismatched,
+    /// What was rebuilt after a restart is not what was there before it.
+    Diverged,
     /// The system did not finish its work after all faults had ended.
     Stuck,
     /// The program panicked.
@@ -36,11 +60,23 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Lost,
         Kind::Duplicated,
         Kind::Torn,
         Kind::Phantom,
+        Kind::AbortedRead,
+        Kind::PrecommittedRead,
+        Kind::Inconsistent,
+        Kind::Skipped,
+        Kind::Misordered,
+        Kind::Ungrammatical,
+        Kind::Disagreed,
+        Kind::Unfenced,
+        Kind::Unstable,
+        Kind::Unsynced,
+        Kind::Mismatched,
+        Kind::Diverged,
         Kind::Stuck,
         Kind::Panicked,
     ];
@@ -52,6 +88,18 @@ impl Kind {
             Kind::Duplicated => "duplicated",
             Kind::Torn => "torn",
             Kind::Phantom => "phantom",
+            Kind::AbortedRead => "aborted-read",
+            Kind::PrecommittedRead => "precommitted-read",
+            Kind::Inconsistent => "inconsistent",
+            Kind::Skipped => "skipped",
+            Kind::Misordered => "misordered",
+            Kind::Ungrammatical => "ungrammatical",
+            Kind::Disagreed => "disagreed",
+            Kind::Unfenced => "unfenced",
+            Kind::Unstable => "unstable",
+            Kind::Unsynced => "unsynced",
+            Kind::Mismatched => "mismatched",
+            Kind::Diverged => "diverged",
             Kind::Stuck => "stuck",
             Kind::Panicked => "panicked",
         }
@@ -173,6 +221,7 @@ pub struct Ledger {
     pub(crate) may: BTreeMap<String, Amount>,
     pub(crate) seen: BTreeMap<String, Vec<Sighting>>,
     found: Vec<Anomaly>,
+    elsewhere: u64,
 }
 
 impl Ledger {
@@ -185,6 +234,7 @@ impl Ledger {
             may: BTreeMap::new(),
             seen: BTreeMap::new(),
             found: Vec::new(),
+            elsewhere: 0,
         }
     }
 
@@ -221,9 +271,15 @@ impl Ledger {
         });
     }
 
+    /// The reader itself has compared so many facts, and said with [`Ledger::found`] what is wrong.
+    pub fn compared_here(&mut self, count: u64) {
+        self.elsewhere += count;
+    }
+
     /// How many facts were compared.
     pub fn compared(&self) -> u64 {
-        (self.must.len() + self.seen.values().map(Vec::len).sum::<usize>()) as u64
+        let seen: usize = self.seen.values().map(Vec::len).sum();
+        self.elsewhere + (self.must.len() + seen) as u64
     }
 
     /// The anomalies that the promise does not allow, and how many of each kind it allows were shown.

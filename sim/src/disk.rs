@@ -90,6 +90,10 @@ impl Disks {
         self.with(node, Volume::power_loss)
     }
 
+    pub(crate) fn is_durable(&self, node: NodeIndex, path: &str, bytes: u64) -> bool {
+        self.with(node, |volume| volume.is_durable(path, bytes as usize))
+    }
+
     pub(crate) fn fail_next(&self, node: NodeIndex, op: DiskOp, times: u64) {
         self.with(node, |volume| volume.fail_next(op, times));
     }

@@ -15,6 +15,7 @@
 //! | [`net`], [`disk`], [`clock`], [`objects`] | what programs see of the outside |
 //! | [`mod@run`] | build, faults, calm, final reads, check |
 //! | [`trace`], [`history`] | what the world did; what clients were told |
+//! | [`witness`] | what the program says, for checkers that watch as it happens |
 //! | [`check`] | one claim a file, named after its anomaly |
 //! | [`mod@shrink`], [`report`] | the smallest plan with the same anomaly, on one screen |
 //! | [`mod@explore`] | seeds in, failures out |
@@ -153,6 +154,7 @@ pub mod objects;
 pub mod run;
 pub mod trace;
 pub mod history;
+pub mod witness;
 pub mod check;
 pub mod shrink;
 pub mod report;
@@ -168,4 +170,5 @@ pub use run::{run, Findings, Limits, Report, Scenario, Workload};
 pub use seed::Seed;
 pub use shrink::{shrink, Shrunk};
 pub use trace::Digest;
+pub use witness::Said;
 pub use world::World;

@@ -10,6 +10,7 @@ use crate::{
     fault::{Fault, Trigger, What},
     net::{Listener, Net, Stream},
     trace::{OwnedValue, Trace, Value},
+    witness::Said,
 };
 use madsim::time::TimeHandle;
 use std::{
@@ -78,10 +79,13 @@ pub(crate) struct Nodes {
     pub(crate) trace: Trace,
     pub(crate) time: OnceLock<TimeHandle>,
     strike: Mutex<Option<Strike>>,
+    watcher: Mutex<Option<Watcher>>,
 }
 
 /// What lets a fault strike: the world.
 type Strike = Arc<dyn Fn(&What) + Send + Sync>;
+/// What watches the program under test.
+type Watcher = Arc<dyn Fn(&Said<'_>) + Send + Sync>;
 
 struct Inner {
     nodes: Vec<Node>,
@@ -126,7 +130,12 @@ impl Nodes {
             trace: Trace::new(keep_trace),
             time: OnceLock::new(),
             strike: Mutex::default(),
+            watcher: Mutex::default(),
         }
+    }
+
+    pub(crate) fn watch(&self, watcher: impl Fn(&Said<'_>) + Send + Sync + 'static) {
+        *self.watcher.lock().expect("watcher") = Some(Arc::new(watcher));
     }
 
     pub(crate) fn on_strike(&self, strike: impl Fn(&What) + Send + Sync + 'static) {
@@ -136,6 +145,7 @@ impl Nodes {
     /// Lets go of the world, which holds on to the nodes.
     pub(crate) fn forget_world(&self) {
         *self.strike.lock().expect("strike") = None;
+        *self.watcher.lock().expect("watcher") = None;
     }
 
     /// Virtual time since the start of the run.
@@ -282,7 +292,7 @@ impl Nodes {
     /// A named event of the program under test, on the node whose task is running.
     pub(crate) fn engine_event(&self, name: &'static str, fields: &[(&'static str, OwnedValue)]) {
         let mut due = Vec::new();
-        let node = {
+        let (node, name_of_node, incarnation) = {
             let mut inner = self.inner.lock().expect("nodes");
             let armed = inner.armed;
             let Some(&index) = inner.by_madsim.get(&madsim::plugin::node()) else {
@@ -299,7 +309,7 @@ impl Nodes {
                     due.push(what.clone());
                 }
             }
-            index
+            (index, node.name.clone(), node.incarnation)
         };
         let fields: Vec<_> = fields
             .iter()
@@ -307,6 +317,16 @@ impl Nodes {
             .collect();
         self.trace.record(self.now(), node, name, &fields);
         self.trace.count(name);
+        let watcher = self.watcher.lock().expect("watcher").clone();
+        if let Some(watcher) = watcher {
+            watcher(&Said {
+                at: self.now(),
+                node: &name_of_node,
+                incarnation,
+                name,
+                fields: &fields,
+            });
+        }
         for what in &due {
             self.strike(what);
         }

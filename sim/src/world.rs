@@ -10,6 +10,7 @@ use crate::{
     node::{Host, HostId, NodeIndex, Nodes, State},
     plan::Plan,
     trace::{self, Value},
+    witness::Said,
 };
 use futures::{select_biased, FutureExt};
 use madsim::runtime::Runtime;
@@ -122,6 +123,18 @@ impl World {
     /// Virtual time since the start of the run.
     pub fn now(&self) -> Duration {
         self.nodes.now()
+    }
+
+    /// Watches the named events of the program under test as they happen. What watches must not wait, and
+    /// changes nothing in the world; there is one watcher.
+    pub fn watch(&self, watcher: impl Fn(&Said<'_>) + Send + Sync + 'static) {
+        self.nodes.watch(watcher);
+    }
+
+    /// Whether the first `bytes` of a file of a node would survive a power loss.
+    pub fn is_durable(&self, node: &str, path: &str, bytes: u64) -> bool {
+        let index = self.nodes.find(node);
+        index.is_some_and(|index| self.disks.is_durable(index, path, bytes))
     }
 
     /// Counts something that the summary of a campaign shows.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cluster` | the engine's seams joined to a simulated world (simulated build only) |
 //! | [`revenue`] | ShopFlow: order events in, revenue per minute out; its oracle |
+//! | `transfer` | money between accounts, in the log's transactions; its ghost and its judge (simulated build only) |
 //! | `canary` | must fail (simulated build only) |
 //! | [`cli`] | the `seedbed` command |
 //!
@@ -29,6 +30,8 @@
 #[cfg(madsim)]
 pub mod cluster;
 pub mod revenue;
+#[cfg(madsim)]
+pub mod transfer;
 #[cfg(madsim)]
 pub mod canary;
 pub mod cli;

@@ -49,8 +49,10 @@ pub struct BrokerConfig {
     pub segment_bytes: u64,
     /// Partitions of each of the coordinators' topics. Cannot be changed once there is data.
     pub coordinators: i32,
-    /// A partition that is larger loses its oldest segments.
+    /// A partition that is larger loses its oldest segments…
     pub retention_bytes: u64,
+    /// …and those of these topics, if they are larger than this.
+    pub retention_bytes_of: BTreeMap<String, u64>,
     /// A segment all of whose records are older goes.
     pub retention: Duration,
     /// What is known of a producer, or a transactional id, that was silent for longer is forgotten (KIP-854).
@@ -71,6 +73,7 @@ impl BrokerConfig {
             brokers,
             segment_bytes: 1 << 30,
             retention_bytes: u64::MAX,
+            retention_bytes_of: BTreeMap::new(),
             retention: DAY * 7,
             producer_retention: DAY * 7,
             transaction_max_timeout: Duration::from_secs(15 * 60),
@@ -216,19 +219,23 @@ impl Broker {
     }
 
     async fn retain(self: &Arc<Self>) {
-        let open: Vec<_> = {
+        let open: Vec<(Arc<Partition>, u64)> = {
             let partitions = self.partitions.lock().await;
             let all = partitions
                 .iter()
                 .filter(|(key, _)| !is_internal(&key.topic));
-            all.map(|(_, partition)| partition.clone()).collect()
+            let limits = &self.config.retention_bytes_of;
+            all.map(|(key, partition)| {
+                let limit = limits.get(&key.topic).copied();
+                (partition.clone(), limit.unwrap_or(self.config.retention_bytes))
+            })
+            .collect()
         };
         let now = self.host.clock.now_ms();
         let before = |age: Duration| now.saturating_sub(age.as_millis() as i64);
         let older_than = before(self.config.retention);
         let silent_since = before(self.config.producer_retention);
-        for partition in open {
-            let bytes = self.config.retention_bytes;
+        for (partition, bytes) in open {
             let retained =
                 to_its_end(async move { partition.retain(bytes, older_than, silent_since).await });
             if let Err(partition::AppendError::Log(error)) = retained.await {

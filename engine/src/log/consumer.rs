@@ -58,6 +58,7 @@ pub struct Consumer {
     of: TopicPartition,
     isolation: Isolation,
     position: Offset,
+    wait: Duration,
     connection: Option<SharedConnection>,
 }
 
@@ -79,8 +80,20 @@ impl Consumer {
             of,
             isolation,
             position,
+            wait: FETCH_WAIT,
             connection: None,
         }
+    }
+
+    /// Waits so long for a record, instead of about a second.
+    pub fn waiting(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// Which partition it reads.
+    pub fn of(&self) -> &TopicPartition {
+        &self.of
     }
 
     /// The offset of the next record.
@@ -181,7 +194,7 @@ impl Consumer {
             .with_partitions(vec![partition]);
         FetchRequest::default()
             .with_replica_id(BrokerId(-1))
-            .with_max_wait_ms(FETCH_WAIT.as_millis() as i32)
+            .with_max_wait_ms(self.wait.as_millis() as i32)
             .with_min_bytes(1)
             .with_max_bytes(FETCH_BYTES_MAX)
             .with_isolation_level(self.isolation as i8)

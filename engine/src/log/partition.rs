@@ -337,14 +337,16 @@ impl Partition {
         let position = active.bytes + segment::FRAME_HEADER_BYTES as u64;
         active.bytes += frame.len() as u64;
         active.entries.push(Entry { position, header });
-        inner.producers.apply(&header, marker.as_ref());
-        inner.end_offset = header.end_offset();
-        self.appended.notify_one();
         tracing::info!(
             name: "log.appended",
             partition = %self.folder,
-            end_offset = inner.end_offset.0
+            end_offset = header.end_offset().0,
+            path = %active.path,
+            bytes = active.bytes
         );
+        inner.producers.apply(&header, marker.as_ref());
+        inner.end_offset = header.end_offset();
+        self.appended.notify_one();
         self.tell_state(inner, "appended");
         Ok(Appended {
             base_offset: Some(header.base_offset),

@@ -220,6 +220,22 @@ impl Volume {
         result
     }
 
+    /// Whether the first `bytes` of a file would survive a power loss for certain.
+    pub fn is_durable(&self, path: &str, bytes: usize) -> bool {
+        let Some(inode) = self.names.get(path) else {
+            return false;
+        };
+        let same = |inode: &Inode| {
+            let mut pages = inode.dirty.keys().map(|page| page * PAGE);
+            inode.platter.len() >= bytes
+                && pages.all(|from| {
+                    let to = (from + PAGE).min(bytes);
+                    from >= to || inode.platter[from..to] == inode.cache[from..to]
+                })
+        };
+        self.durable.get(path) == Some(inode) && self.inodes.get(inode).is_some_and(same)
+    }
+
     /// Leaves what reached the platter, and shows it to whoever comes next.
     pub fn power_loss(&mut self) -> Damage {
         let mut damage = Damage::default();

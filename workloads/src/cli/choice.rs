@@ -4,13 +4,18 @@ use super::{BadInput, PlanArguments};
 use crate::{
     canary::Canary,
     revenue::{settings::Settings, workload::RevenueWorkload},
+    transfer::workload::TransferWorkload,
 };
 use sim::{Plan, Workload};
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 /// All workloads, by name.
 pub(super) fn workloads() -> Vec<Arc<dyn Workload>> {
-    vec![Arc::new(RevenueWorkload::default()), Arc::new(Canary)]
+    vec![
+        Arc::new(RevenueWorkload::default()),
+        Arc::new(TransferWorkload::default()),
+        Arc::new(Canary),
+    ]
 }
 
 /// The workload called `name`.

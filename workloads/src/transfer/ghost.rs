@@ -1,0 +1,210 @@
+//! The ghost watches what the brokers say, and finds a broken claim at the event that breaks it. It asks the
+//! world what a broker cannot know: whether what it has acknowledged would survive a power loss.
+
+use sim::{Kind, Said, World};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+/// What the ghost has seen. Clones share it.
+#[derive(Clone, Default)]
+pub struct Ghost(Arc<Mutex<Seen>>);
+
+/// Of one transaction: its producer, and its number among those of its transactional id.
+pub type Number = (i64, i64);
+
+#[derive(Default)]
+struct Seen {
+    found: Vec<(Kind, String)>,
+    compared: u64,
+    /// Of each partition: where it was durable and stable when it last said so.
+    bounds: BTreeMap<String, (i64, i64)>,
+    /// Of each append of a partition, by its end: file and bytes.
+    appended: BTreeMap<(String, i64), (String, i64)>,
+    /// The state of each partition, and of the coordinators, by offset.
+    states: BTreeMap<String, BTreeMap<i64, i64>>,
+    decided: BTreeMap<Number, Decided>,
+    /// The newest epoch of each transactional id and its producer that somebody was given.
+    given: BTreeMap<(String, i64), i64>,
+}
+
+/// The end of a transaction was decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Decided {
+    /// Whether it commits.
+    pub commits: bool,
+    /// When.
+    pub at: Duration,
+}
+
+/// What the ghost says at the end.
+pub struct Testimony {
+    /// Claims that were broken.
+    pub found: Vec<(Kind, String)>,
+    /// How much was compared.
+    pub compared: u64,
+    /// How transactions ended.
+    pub decided: BTreeMap<Number, Decided>,
+}
+
+/// More findings of a run than this say nothing new.
+const FOUND_MAX: usize = 20;
+
+impl Ghost {
+    /// Watches a world.
+    pub fn watch(&self, world: &World) {
+        let (ghost, asked) = (self.clone(), world.clone());
+        world.watch(move |said| ghost.0.lock().expect("the ghost").hear(said, &asked));
+    }
+
+    /// What it has seen.
+    pub fn testimony(&self) -> Testimony {
+        let seen = self.0.lock().expect("the ghost");
+        Testimony {
+            found: seen.found.clone(),
+            compared: seen.compared,
+            decided: seen.decided.clone(),
+        }
+    }
+}
+
+impl Seen {
+    fn found(&mut self, kind: Kind, what: String) {
+        if self.found.len() < FOUND_MAX {
+            self.found.push((kind, what));
+        }
+    }
+
+    fn hear(&mut self, said: &Said<'_>, world: &World) {
+        let num = |key| said.num(key).unwrap_or(-1);
+        let text = |key| said.text(key).unwrap_or("?").to_owned();
+        match said.name {
+            "log.opened" | "log.synced" => {
+                let bounds = (num("end_offset"), num("stable"));
+                self.bounded(text("partition"), bounds, said);
+            }
+            "log.appended" => {
+                let file = (text("path"), num("bytes"));
+                self.appended
+                    .insert((text("partition"), num("end_offset")), file);
+            }
+            "log.acknowledged" => {
+                self.acknowledged(text("partition"), num("end_offset"), said, world)
+            }
+            "log.state" => {
+                let at = (num("end_offset"), num("fingerprint"));
+                self.state(text("partition"), at, &text("by"), said);
+            }
+            "transaction.commit-decided" | "transaction.abort-decided" => {
+                let commits = said.name == "transaction.commit-decided";
+                let number = (num("producer"), num("number"));
+                self.decided(text("id"), number, num("epoch"), commits, said);
+            }
+            "transaction.initialized" => {
+                let given = self
+                    .given
+                    .entry((text("id"), num("producer")))
+                    .or_insert(-1);
+                *given = (*given).max(num("epoch"));
+            }
+            _ => {}
+        }
+    }
+
+    /// Stable is durable, and neither ever goes back.
+    fn bounded(&mut self, partition: String, (end, stable): (i64, i64), said: &Said<'_>) {
+        self.compared += 1;
+        if stable > end {
+            let what = format!(
+                "{} says that {partition} is stable up to {stable}, and durable up to {end}",
+                said.node
+            );
+            self.found(Kind::Unstable, what);
+        }
+        let before = self.bounds.insert(partition.clone(), (end, stable));
+        let (end_before, stable_before) = before.unwrap_or((0, 0));
+        if end < end_before {
+            let what = format!(
+                "{partition} was durable up to {end_before}, and is up to {end} on {}",
+                said.node
+            );
+            self.found(Kind::Lost, what);
+        }
+        if stable < stable_before {
+            let what = format!(
+                "{partition} was stable up to {stable_before}, and is up to {stable} on {}",
+                said.node
+            );
+            self.found(Kind::Unstable, what);
+        }
+    }
+
+    /// What is acknowledged would survive a power loss.
+    fn acknowledged(&mut self, partition: String, end: i64, said: &Said<'_>, world: &World) {
+        let from = (partition.clone(), i64::MIN);
+        let last = self
+            .appended
+            .range(from..=(partition.clone(), end))
+            .next_back();
+        if let Some((_, (path, bytes))) = last {
+            self.compared += 1;
+            if !world.is_durable(said.node, path, *bytes as u64) {
+                let what = format!(
+                    "{} has acknowledged {partition} up to {end}, and a power loss would take it",
+                    said.node
+                );
+                self.found(Kind::Unsynced, what);
+            }
+        }
+    }
+
+    /// Rebuilt state is what it was, live.
+    fn state(
+        &mut self,
+        partition: String,
+        (end, fingerprint): (i64, i64),
+        by: &str,
+        said: &Said<'_>,
+    ) {
+        let states = self.states.entry(partition.clone()).or_default();
+        match by {
+            "opened" | "rebuilt" => {
+                // What was never durable is gone, and other records may come to stand there.
+                states.split_off(&(end + 1));
+                let before = states.insert(end, fingerprint);
+                self.compared += u64::from(before.is_some());
+                if before.is_some_and(|before| before != fingerprint) {
+                    let what = format!(
+                        "the state of {partition} at offset {end} is another one after a restart of {}",
+                        said.node
+                    );
+                    self.found(Kind::Diverged, what);
+                }
+            }
+            _ => drop(states.insert(end, fingerprint)),
+        }
+    }
+
+    /// A transaction ends once, in one way, and for its newest owner.
+    fn decided(&mut self, id: String, number: Number, epoch: i64, commits: bool, said: &Said<'_>) {
+        self.compared += 1;
+        let decided = Decided {
+            commits,
+            at: said.at,
+        };
+        if self.decided.insert(number, decided).is_some() {
+            let what = format!("transaction {} of {id} was decided twice", number.1);
+            self.found(Kind::Disagreed, what);
+        }
+        let given = self.given.get(&(id.clone(), number.0)).copied();
+        if commits && given.is_some_and(|given| epoch < given) {
+            let what = format!(
+                "{id} committed under epoch {epoch}, after epoch {} was given to its successor",
+                given.unwrap_or(-1)
+            );
+            self.found(Kind::Unfenced, what);
+        }
+    }
+}
