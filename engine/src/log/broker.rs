@@ -227,7 +227,10 @@ impl Broker {
             let limits = &self.config.retention_bytes_of;
             all.map(|(key, partition)| {
                 let limit = limits.get(&key.topic).copied();
-                (partition.clone(), limit.unwrap_or(self.config.retention_bytes))
+                (
+                    partition.clone(),
+                    limit.unwrap_or(self.config.retention_bytes),
+                )
             })
             .collect()
         };

@@ -194,8 +194,10 @@ impl Seen {
             commits,
             at: said.at,
         };
-        if self.decided.insert(number, decided).is_some() {
-            let what = format!("transaction {} of {id} was decided twice", number.1);
+        // A coordinator that comes back says again what it had decided.
+        let before = self.decided.entry(number).or_insert(decided).commits;
+        if before != commits {
+            let what = format!("transaction {} of {id} was decided in both ways", number.1);
             self.found(Kind::Disagreed, what);
         }
         let given = self.given.get(&(id.clone(), number.0)).copied();

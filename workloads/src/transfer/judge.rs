@@ -2,8 +2,8 @@
 
 use super::{
     command::{weight, Command, Entry},
-    ghost::{Number, Testimony},
-    reader::Reading,
+    ghost::{Ghost, Number, Testimony},
+    reader::{Reading, Readings},
     scan::{Closed, Log},
     settings::Settings,
     teller::Till,
@@ -34,16 +34,18 @@ pub struct Evidence {
     pub till: Till,
     /// Transactions, as the workers know them.
     pub attempts: Attempts,
-    /// Entries, as the readers have seen them.
-    pub readings: Vec<Reading>,
-    /// What the ghost has seen.
-    pub testimony: Testimony,
+    /// Entries, as the readers see them.
+    pub readings: Readings,
+    /// What the ghost sees.
+    pub ghost: Ghost,
     /// Partitions of the coordinators' topics.
     pub coordinators: i32,
 }
 
 /// The log, read and taken apart.
 struct Found {
+    testimony: Testimony,
+    readings: Vec<Reading>,
     commands: Vec<Log>,
     entries: Vec<Log>,
     /// Of each partition of the entries.
@@ -56,6 +58,7 @@ impl Evidence {
     /// Reads what there is, and compares it with what was asked and told.
     pub async fn judge(self) -> Findings {
         self.settle().await;
+        let testimony = self.ghost.testimony();
         let mut log = Ledger::new("the log", Promise::exactly_once());
         let commands = self
             .read_all(COMMANDS, self.settings.partitions as i32)
@@ -75,10 +78,12 @@ impl Evidence {
             .for_each(|of| of.check_sequences(&mut log, true));
         let outcomes = outcomes(
             closed.iter().chain(&of_positions),
-            &self.testimony,
+            &testimony,
             &mut log,
         );
         let found = Found {
+            testimony,
+            readings: self.readings.all(),
             commands,
             entries,
             closed,
@@ -90,7 +95,7 @@ impl Evidence {
             .filter(|outcome| **outcome == Outcome::Commit)
             .count();
         let ledgers = vec![
-            self.ghost(),
+            brokers(&found.testimony),
             log,
             self.commands(&found),
             self.transfers(&found),
@@ -137,16 +142,6 @@ impl Evidence {
             all.push(Log::read(&self.cluster, &of, Isolation::ReadUncommitted).await);
         }
         all
-    }
-
-    /// What the ghost has found.
-    fn ghost(&self) -> Ledger {
-        let mut ledger = Ledger::new("the brokers", Promise::exactly_once());
-        ledger.compared_here(self.testimony.compared);
-        for (kind, what) in &self.testimony.found {
-            ledger.found(*kind, what.clone());
-        }
-        ledger
     }
 
     /// What was acknowledged to the tellers is in the log, once.
@@ -361,7 +356,7 @@ impl Evidence {
                 .filter(is_committed)
                 .map(|(at, _)| *at)
                 .collect();
-            let readings = self
+            let readings = found
                 .readings
                 .iter()
                 .filter(|reading| reading.partition == log.of.partition);
@@ -416,7 +411,7 @@ impl Evidence {
                     continue;
                 }
             }
-            let decided = self.testimony.decided.get(number);
+            let decided = found.testimony.decided.get(number);
             if decided.is_none_or(|decided| decided.at > seen.at) {
                 ledger.found(
                     Kind::PrecommittedRead,
@@ -463,6 +458,16 @@ impl Evidence {
         }
         ledger
     }
+}
+
+/// What the ghost has found.
+fn brokers(testimony: &Testimony) -> Ledger {
+    let mut ledger = Ledger::new("the brokers", Promise::exactly_once());
+    ledger.compared_here(testimony.compared);
+    for (kind, what) in &testimony.found {
+        ledger.found(*kind, what.clone());
+    }
+    ledger
 }
 
 /// How each transaction ended: in the same way everywhere, and as it was decided.

@@ -216,8 +216,8 @@ impl Scenario for Running {
             settings: self.settings.clone(),
             till: self.till.clone(),
             attempts: self.attempts.clone(),
-            readings: self.readings.all(),
-            testimony: self.ghost.testimony(),
+            readings: self.readings.clone(),
+            ghost: self.ghost.clone(),
             coordinators: BROKERS as i32,
         };
         evidence.judge().await

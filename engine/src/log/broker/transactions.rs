@@ -184,6 +184,10 @@ impl Broker {
                 ending = ending.len()
             );
             for id in ending {
+                // Whether it was told before the crash is unknown.
+                if let Some(known) = coordinator.get(&id) {
+                    tell(&id, &known);
+                }
                 broker.spawn_finish(&coordinator, &id);
             }
             all.insert(index, coordinator.clone());
