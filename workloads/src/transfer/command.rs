@@ -34,6 +34,9 @@ pub struct Entry {
     pub cents: i64,
     /// The attempt that wrote it: no two transactions have the same.
     pub attempt: String,
+    /// What makes an entry too large to be sent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub padding: String,
 }
 
 impl Command {
@@ -55,6 +58,7 @@ impl Command {
             account,
             cents,
             attempt: attempt.to_owned(),
+            padding: String::new(),
         };
         [leg(self.from, -self.cents), leg(self.to, self.cents)]
     }

@@ -76,11 +76,7 @@ impl Evidence {
             .iter()
             .chain(&entries)
             .for_each(|of| of.check_sequences(&mut log, true));
-        let outcomes = outcomes(
-            closed.iter().chain(&of_positions),
-            &testimony,
-            &mut log,
-        );
+        let outcomes = outcomes(closed.iter().chain(&of_positions), &testimony, &mut log);
         let found = Found {
             testimony,
             readings: self.readings.all(),
@@ -446,7 +442,7 @@ impl Evidence {
                 match before {
                     Some(before) if number <= before => {
                         let what = format!("offset {}: {number} after {before}", record.offset);
-                        ledger.found(Kind::Duplicated, what);
+                        ledger.found(Kind::Misordered, what);
                     }
                     Some(before) if number > before + 1 => {
                         let what = format!("offset {}: {number} after {before}", record.offset);

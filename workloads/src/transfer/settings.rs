@@ -14,6 +14,9 @@ use std::time::Duration;
 
 use super::{CHATTER, COMMANDS, GROUP};
 
+/// Entries that are larger cannot be sent.
+pub const RECORD_BYTES_MAX: usize = 4096;
+
 /// Sizes, choices and knobs. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +39,8 @@ pub struct Settings {
     pub think_ms: u64,
     /// How many transactions of 1,000 take longer than they may.
     pub late_per_mille: u64,
+    /// In how many transactions of 1,000 an entry is too large to be sent.
+    pub oversize_per_mille: u64,
     /// The version of transactions that the workers speak: 1 or 2.
     pub transaction_version: u64,
     /// A transaction that takes longer is aborted.
@@ -83,6 +88,7 @@ impl Settings {
                     abort_per_mille: work.1,
                     think_ms: work.2,
                     late_per_mille: work.3 / 2,
+                    oversize_per_mille: work.3,
                     transaction_version: transactions.0,
                     transaction_timeout_ms: transactions.1,
                     session_ms: transactions.2,
@@ -130,6 +136,7 @@ impl Settings {
             ("abort_per_mille", self.abort_per_mille, 0, 900),
             ("think_ms", self.think_ms, 0, 60_000),
             ("late_per_mille", self.late_per_mille, 0, 900),
+            ("oversize_per_mille", self.oversize_per_mille, 0, 900),
             ("transaction_version", self.transaction_version, 1, 2),
             (
                 "transaction_timeout_ms",
@@ -177,6 +184,7 @@ impl Settings {
                 1 => TransactionVersion::V1,
                 _ => TransactionVersion::V2,
             }),
+            record_bytes_max: RECORD_BYTES_MAX,
             producer: self.producer(),
             ..TransactionalConfig::new(id)
         }

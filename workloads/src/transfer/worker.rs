@@ -2,7 +2,11 @@
 //! the commands in a group; each has a transactional id of its own, so what fences one that was left out of the
 //! group is the group's generation (KIP-447).
 
-use super::{command::Command, settings::Settings, COMMANDS, ENTRIES};
+use super::{
+    command::Command,
+    settings::{Settings, RECORD_BYTES_MAX},
+    COMMANDS, ENTRIES,
+};
 use crate::cluster;
 use engine::{
     ids::{Offset, PartitionId, ProducerEpoch, ProducerId},
@@ -205,17 +209,23 @@ impl Worker {
         is_late: bool,
     ) -> Result<(), TransactionError> {
         let mut positions = BTreeMap::new();
+        let mut is_oversize = self.moods.chance(self.settings.oversize_per_mille);
         for (partition, record) in share {
             positions.insert(*partition, record.offset.plus(1));
             let Some(command) = Command::of(record) else {
                 continue;
             };
-            for entry in command.entries(*partition, record.offset, name) {
+            for mut entry in command.entries(*partition, record.offset, name) {
                 let to = entry.partition_among(self.settings.entry_partitions);
                 let to = TopicPartition::new(ENTRIES, to);
-                producer
+                if std::mem::take(&mut is_oversize) {
+                    entry.padding = "x".repeat(RECORD_BYTES_MAX);
+                }
+                // Like a program that leaves it to the commit to fail: whatever was not sent, the transaction
+                // cannot commit without it.
+                let _ = producer
                     .send(&to, entry.to_record(record.timestamp_ms))
-                    .await?;
+                    .await;
             }
         }
         let think = self.moods.below(self.settings.think_ms + 1);
