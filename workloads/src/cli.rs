@@ -4,6 +4,8 @@
 //! 5 vacuous. Diagnostics go to stderr, results to stdout.
 
 mod explain;
+#[cfg(not(madsim))]
+mod broker;
 #[cfg(madsim)]
 mod choice;
 #[cfg(madsim)]
@@ -51,6 +53,8 @@ enum Verb {
     Explain(ExplainArguments),
     /// List workloads, faults and checkers.
     List(ListArguments),
+    /// Run the log on real disks and sockets, for any client of Kafka (`cargo live broker`).
+    Broker(BrokerArguments),
 }
 
 /// How a workload is run.
@@ -172,6 +176,26 @@ struct ListArguments {
     json: bool,
 }
 
+#[derive(clap::Args, Debug)]
+#[cfg_attr(madsim, allow(dead_code))]
+struct BrokerArguments {
+    /// The folder that keeps the log. One broker has it at a time.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Where to listen, and what clients are told to connect to.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
+    listen: String,
+    /// A segment that is at least this large is followed by a new one.
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    segment_bytes: u64,
+    /// A partition that is larger loses its oldest segments [default: none does].
+    #[arg(long, value_name = "BYTES")]
+    retention_bytes: Option<u64>,
+    /// A segment all of whose records are older goes.
+    #[arg(long, value_name = "HOURS", default_value_t = 168)]
+    retention_hours: u64,
+}
+
 fn parse_sink(text: &str) -> Result<SinkKind, String> {
     let named = SinkKind::ALL.into_iter().find(|sink| sink.name() == text);
     named.ok_or_else(|| format!("`{text}` is not a sink: objects and append are"))
@@ -230,15 +254,21 @@ fn of_this_build(verb: Option<Verb>) -> Result<u8, BadInput> {
         Some(Verb::Trace(arguments)) => trace::trace(&arguments),
         Some(Verb::List(arguments)) => list::list(&arguments),
         Some(Verb::Explain(arguments)) => explain::explain(&arguments),
+        Some(Verb::Broker(_)) => Err(BadInput::new(
+            "this is the simulated build, which has no real disks and sockets; use `cargo live broker`",
+        )),
     }
 }
 
 #[cfg(not(madsim))]
-fn of_this_build(_: Option<Verb>) -> Result<u8, BadInput> {
-    Err(BadInput::new(
-        "this is the build without simulation, which has only `explain` so far; \
-         use `cargo sim` for fuzz, replay, shrink, trace and list",
-    ))
+fn of_this_build(verb: Option<Verb>) -> Result<u8, BadInput> {
+    match verb {
+        Some(Verb::Broker(arguments)) => broker::broker(&arguments),
+        _ => Err(BadInput::new(
+            "this is the build without simulation, which has `broker` and `explain`; \
+             use `cargo sim` for fuzz, replay, shrink, trace and list",
+        )),
+    }
 }
 
 /// Writes to a file, or to stdout if the path is `-`.

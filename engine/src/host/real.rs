@@ -31,6 +31,27 @@ impl RealDisk {
     }
 }
 
+/// The right to use a folder; held by one process at a time. Dropping it, or dying, gives it back.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code)] fs::File);
+
+impl RealDisk {
+    /// Locks the folder. [`io::ErrorKind::WouldBlock`]: another process has it.
+    pub fn lock(&self) -> io::Result<Lock> {
+        let path = self.root.join(".lock");
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock(file)),
+            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
 struct RealFile(Arc<fs::File>);
 
 async fn blocking<T: Send + 'static>(

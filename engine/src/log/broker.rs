@@ -24,7 +24,7 @@ use super::{
     LogError, TopicPartition,
 };
 use crate::{
-    host::{self, Host},
+    host::{self, Host, Listener},
     ids::{BrokerId, PartitionId},
     watched::Watched,
 };
@@ -115,6 +115,35 @@ pub struct Broker {
     started: Instant,
 }
 
+/// A broker that has its port, and does not answer yet.
+pub struct Bound {
+    broker: Arc<Broker>,
+    listener: Box<dyn Listener>,
+}
+
+impl Bound {
+    /// Where it listens: `HOST:PORT`.
+    pub fn address(&self) -> &str {
+        let config = &self.broker.config;
+        &config.brokers[config.id.0 as usize]
+    }
+
+    /// See [`Broker::run`].
+    pub async fn run(self) -> Result<(), BrokerError> {
+        let Bound { broker, listener } = self;
+        let serve = server::serve(broker.clone(), listener);
+        let ended = select_biased! {
+            error = broker.fatal.wait_for(Option::is_some).fuse() => {
+                BrokerError::Log(error.expect("is some"))
+            }
+            error = broker.clone().keep_house().fuse() => error.into(),
+            error = serve.fuse() => error.into(),
+        };
+        tracing::error!(name: "broker.failed", error = %ended);
+        Err(ended)
+    }
+}
+
 /// Producer ids are given out from blocks; a block is reserved durably before the first of it is used.
 #[derive(Default)]
 struct ProducerIds {
@@ -131,13 +160,19 @@ const BROKER_SHIFT: u32 = 40;
 pub type Later<T> = BoxFuture<'static, T>;
 
 impl Broker {
-    /// Runs a broker until its disk fails or its port is taken. Damage of a partition shows when it
-    /// is opened: those of the coordinators at once, others on their first request.
+    /// Runs a broker until its disk fails. Damage of a partition shows when it is opened, which all are soon
+    /// after the start.
     pub async fn run(host: Host, config: BrokerConfig) -> Result<(), BrokerError> {
-        let listener = host
-            .net
-            .listen(&config.brokers[config.id.0 as usize])
-            .await?;
+        Broker::bind(host, config).await?.run().await
+    }
+
+    /// Takes the port, and reads the small files. Port 0 takes a free one, if there is one broker only.
+    pub async fn bind(host: Host, mut config: BrokerConfig) -> Result<Bound, BrokerError> {
+        let own = &mut config.brokers[config.id.0 as usize];
+        let listener = host.net.listen(own).await?;
+        if let Some(host) = own.strip_suffix(":0") {
+            *own = format!("{host}:{}", listener.port());
+        }
         let topics = Topics::open(host.disk.clone()).await?;
         let mut ids = ProducerIds::default();
         if let Some(bytes) = host::read_file(&*host.disk, PRODUCER_IDS_FILE).await? {
@@ -163,16 +198,7 @@ impl Broker {
             peer_connections: Mutex::default(),
             started: Instant::now(),
         });
-        let serve = server::serve(broker.clone(), listener);
-        let ended = select_biased! {
-            error = broker.fatal.wait_for(Option::is_some).fuse() => {
-                BrokerError::Log(error.expect("is some"))
-            }
-            error = broker.clone().keep_house().fuse() => error.into(),
-            error = serve.fuse() => error.into(),
-        };
-        tracing::error!(name: "broker.failed", error = %ended);
-        Err(ended)
+        Ok(Bound { broker, listener })
     }
 
     /// Goes on with what a crash has interrupted, then looks for what is overdue, for ever.
@@ -183,6 +209,7 @@ impl Broker {
         if let Err(error) = self.resume().await {
             return error;
         }
+        self.open_all().await;
         let mut retained = Instant::now();
         loop {
             tokio::time::sleep(self.config.tick).await;
@@ -216,6 +243,19 @@ impl Broker {
             }
         }
         Ok(())
+    }
+
+    /// Opens all partitions that are led here: damage shows now, not when somebody asks for it.
+    async fn open_all(self: &Arc<Self>) {
+        for (topic, count) in self.topics.all().await {
+            for index in 0..count {
+                let of = TopicPartition::new(&topic, PartitionId(index));
+                if self.is_here(&of) {
+                    // An error has ended the broker.
+                    let _ = self.partition(&of).await;
+                }
+            }
+        }
     }
 
     async fn retain(self: &Arc<Self>) {

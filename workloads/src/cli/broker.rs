@@ -1,0 +1,123 @@
+//! `broker`: the log on real disks and sockets.
+
+use super::{BadInput, BrokerArguments};
+use engine::{
+    host::{
+        real::{RealClock, RealDisk, RealNet},
+        Host,
+    },
+    ids::BrokerId,
+    log::{
+        broker::{Broker, BrokerConfig, BrokerError},
+        LogError,
+    },
+};
+use futures::{select_biased, FutureExt};
+use object_store::memory::InMemory;
+use std::{io, path::Path, sync::Arc, time::Duration};
+use tokio::signal::unix::{signal, SignalKind};
+
+pub(super) fn broker(arguments: &BrokerArguments) -> Result<u8, BadInput> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(BadInput::new)?;
+    runtime.block_on(run(arguments))
+}
+
+async fn run(arguments: &BrokerArguments) -> Result<u8, BadInput> {
+    let dir = arguments.dir.display();
+    let wrong = |error: io::Error| BadInput::new(format!("{dir}: {error}"));
+    check_address(&arguments.listen)?;
+    let disk = RealDisk::new(&arguments.dir).map_err(wrong)?;
+    let lock = disk.lock().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => BadInput::new(format!(
+            "{dir} is in use by another broker; stop that one, or give this one a folder of its own"
+        )),
+        _ => wrong(error),
+    })?;
+    let clock = Arc::new(RealClock);
+    let host = Host {
+        instance: instance(&*clock).into(),
+        disk: Arc::new(disk),
+        net: Arc::new(RealNet),
+        clock,
+        // The log keeps nothing in objects.
+        objects: Arc::new(InMemory::new()),
+    };
+    let config = BrokerConfig {
+        segment_bytes: arguments.segment_bytes,
+        retention_bytes: arguments.retention_bytes.unwrap_or(u64::MAX),
+        retention: Duration::from_secs(arguments.retention_hours * 3600),
+        coordinators: COORDINATORS,
+        ..BrokerConfig::new(BrokerId(0), vec![arguments.listen.clone()])
+    };
+    let bound = Broker::bind(host, config).await;
+    let bound = bound.map_err(|error| match error {
+        BrokerError::Io(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            BadInput::new(format!(
+                "--listen {}: another program has this port; stop it, or listen on another one",
+                arguments.listen
+            ))
+        }
+        error => BadInput::new(format!(
+            "--listen {}, --dir {dir}: {error}",
+            arguments.listen
+        )),
+    })?;
+    anstream::println!(
+        "listening on {}, keeping {dir}; ctrl-C stops it",
+        bound.address()
+    );
+    let stop = |kind| signal(kind).map_err(BadInput::new);
+    let (mut interrupt, mut terminate) = (
+        stop(SignalKind::interrupt())?,
+        stop(SignalKind::terminate())?,
+    );
+    let ended = select_biased! {
+        _ = interrupt.recv().fuse() => None,
+        _ = terminate.recv().fuse() => None,
+        ended = bound.run().fuse() => Some(ended),
+    };
+    drop(lock);
+    match ended {
+        // Whatever was acknowledged is synced; nothing else is owed to anybody.
+        None | Some(Ok(())) => {
+            anstream::println!("stopped; everything that was acknowledged is on the disk");
+            Ok(0)
+        }
+        Some(Err(error)) => Err(BadInput::new(explain(&error, &arguments.dir))),
+    }
+}
+
+/// Partitions of the coordinators' topics: what is known of groups and transactional ids is spread over them.
+const COORDINATORS: i32 = 4;
+
+/// What ended the broker, and what to do now.
+fn explain(error: &BrokerError, dir: &Path) -> String {
+    match error {
+        BrokerError::Log(error) if matches!(&**error, LogError::Damaged { .. }) => format!(
+            "{error}\n  in {}. Nothing was changed, and nothing is guessed: what is in front of the damage is whole. \
+             Bring the file back from a copy; or, to go on without this partition, move its folder away.",
+            dir.display()
+        ),
+        error => format!("{}: {error}", dir.display()),
+    }
+}
+
+/// A name that no other process has or had.
+fn instance(clock: &dyn engine::host::Clock) -> String {
+    format!("broker-{}-{}", std::process::id(), clock.now_ms())
+}
+
+fn check_address(listen: &str) -> Result<(), BadInput> {
+    let port = listen
+        .rsplit_once(':')
+        .map(|(host, port)| (host, port.parse::<u16>()));
+    match port {
+        Some((host, Ok(_))) if !host.is_empty() => Ok(()),
+        _ => Err(BadInput::new(format!(
+            "--listen: `{listen}` is not HOST:PORT; 127.0.0.1:9092 would be"
+        ))),
+    }
+}
