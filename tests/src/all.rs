@@ -18,7 +18,10 @@ mod faults;
 /// One test body for the simulated and the real disk, network and object store.
 mod contracts;
 
-/// The log's broker and clients, without faults.
+/// What a log promises its clients: the simulated brokers, a real one of ours, Apache Kafka.
+mod log_contract;
+
+/// What the log's broker makes of peers that do not speak as they should.
 #[cfg(madsim)]
 mod log;
 
