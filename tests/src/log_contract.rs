@@ -39,6 +39,17 @@ impl Stand {
     async fn topic(&self, what: &str, partitions: i32) -> String {
         let topic = self.name(what);
         self.cluster.ensure_topic(&topic, partitions).await.unwrap();
+        // Its leaders may not know yet.
+        for partition in 0..partitions {
+            while self
+                .cluster
+                .end_offset(&at(&topic, partition))
+                .await
+                .is_err()
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
         topic
     }
 

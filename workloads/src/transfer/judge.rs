@@ -457,7 +457,7 @@ impl Evidence {
 }
 
 /// What the ghost has found.
-fn brokers(testimony: &Testimony) -> Ledger {
+pub(super) fn brokers(testimony: &Testimony) -> Ledger {
     let mut ledger = Ledger::new("the brokers", Promise::exactly_once());
     ledger.compared_here(testimony.compared);
     for (kind, what) in &testimony.found {

@@ -2,22 +2,26 @@
 
 use super::{
     ghost::Ghost,
-    judge::Evidence,
+    judge::{self, Evidence},
     reader::{self, Readings},
     settings::Settings,
     teller::{self, Till},
     worker::{self, Attempts},
-    COMMANDS, GROUP,
+    COMMANDS, ENTRIES, GROUP,
 };
 use crate::cluster;
 use async_trait::async_trait;
 use engine::{
-    ids::PartitionId,
-    log::{broker::Broker, cluster::Cluster, member, TopicPartition},
+    ids::{Offset, PartitionId},
+    log::{
+        broker::{Broker, OFFSETS_TOPIC},
+        cluster::Cluster,
+        member, TopicPartition,
+    },
 };
 use proptest::strategy::BoxedStrategy;
-use sim::{Findings, Params, Plan, Scenario, Shape, Workload, World};
-use std::time::Duration;
+use sim::{Findings, Kind, Ledger, Params, Plan, Scenario, Shape, Workload, World};
+use std::{collections::BTreeMap, time::Duration};
 
 /// How many brokers there are.
 pub const BROKERS: usize = 3;
@@ -164,6 +168,8 @@ impl Workload for TransferWorkload {
             attempts,
             readings,
             ghost,
+            open_since: BTreeMap::new(),
+            seen_from: world.clone(),
         })
     }
 }
@@ -175,6 +181,32 @@ struct Running {
     attempts: Attempts,
     readings: Readings,
     ghost: Ghost,
+    /// Partitions with an open transaction: since when it has begun at the same offset.
+    open_since: BTreeMap<TopicPartition, (Offset, Duration)>,
+    seen_from: World,
+}
+
+impl Running {
+    /// Notes which partitions have an open transaction, and how long it has been.
+    async fn look_for_open(&mut self) {
+        let entries = (0..self.settings.entry_partitions as i32).map(|index| (ENTRIES, index));
+        let positions = (0..BROKERS as i32).map(|index| (OFFSETS_TOPIC, index));
+        for (topic, index) in entries.chain(positions) {
+            let of = TopicPartition::new(topic, PartitionId(index));
+            let stable = self.cluster.stable_offset(&of).await;
+            let end = self.cluster.end_offset(&of).await;
+            let now = self.seen_from.now();
+            match (stable, end) {
+                (Ok(stable), Ok(end)) if stable < end => {
+                    let since = self.open_since.entry(of).or_insert((stable, now));
+                    if since.0 != stable {
+                        *since = (stable, now);
+                    }
+                }
+                _ => drop(self.open_since.remove(&of)),
+            }
+        }
+    }
 }
 
 /// The observer asks again after so long.
@@ -207,7 +239,26 @@ impl Scenario for Running {
                 }
             }
         }
+        if !waits.is_empty() {
+            self.look_for_open().await;
+        }
         waits
+    }
+
+    fn overheard(&mut self) -> Vec<Ledger> {
+        let mut ledger = judge::brokers(&self.ghost.testimony());
+        let longest = Duration::from_millis(self.settings.transaction_timeout_ms) + PATIENCE;
+        for (of, (first, since)) in &self.open_since {
+            let open = self.seen_from.now().saturating_sub(*since);
+            if open > longest {
+                let what = format!(
+                    "{of}: a transaction is open at offset {first} for {} s, and nobody ends it",
+                    open.as_secs()
+                );
+                ledger.found(Kind::Unstable, what);
+            }
+        }
+        vec![ledger]
     }
 
     async fn judge(&mut self) -> Findings {
