@@ -506,6 +506,10 @@ async fn end(
     .await;
     match told {
         Ok(told) => {
+            match outcome {
+                Outcome::Commit => tracing::info!(name: "producer.committed", id = %of.1),
+                Outcome::Abort => tracing::info!(name: "producer.aborted", id = %of.1),
+            }
             let answer = told.answer;
             let successor = (prepared.version == TransactionVersion::V2).then_some((
                 ProducerId(answer.producer_id.0),
@@ -565,6 +569,11 @@ async fn initialize(
             Ok(told) => {
                 let answer = &told.answer;
                 let id = ProducerId(answer.producer_id.0);
+                tracing::info!(
+                    name: "producer.initialized",
+                    id = config.transactional_id.as_str(),
+                    epoch = answer.producer_epoch
+                );
                 return Ok((id, ProducerEpoch(answer.producer_epoch), told.has_2));
             }
             Err(Trouble {

@@ -85,7 +85,14 @@ impl Workload for TransferWorkload {
             ]);
         }
         for worker in 0..WORKERS {
-            shape = shape.process(&format!("worker-{worker}"), &brokers);
+            shape = shape
+                .process(&format!("worker-{worker}"), &brokers)
+                .events(&[
+                    "producer.initialized",
+                    "producer.committed",
+                    "producer.aborted",
+                    "producer.retry",
+                ]);
         }
         for teller in 0..TELLERS {
             shape = shape.process(&format!("teller-{teller}"), &brokers);
