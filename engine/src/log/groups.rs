@@ -422,10 +422,13 @@ impl Group {
         match who.generation < 0 && who.member.is_empty() {
             true if self.phase == Phase::Empty => Ok(()),
             true => Err(ResponseError::UnknownMemberId),
-            false => self.check(who).and_then(|()| match self.phase {
-                Phase::Completing => Err(ResponseError::RebalanceInProgress),
-                _ => Ok(()),
-            }),
+            false => {
+                self.check(who)?;
+                match self.phase {
+                    Phase::Completing => Err(ResponseError::RebalanceInProgress),
+                    _ => Ok(()),
+                }
+            }
         }
     }
 

@@ -374,7 +374,7 @@ pub fn end(
     if version == TransactionVersion::V2 {
         next.previous_epoch = Some(known.epoch);
         next.epoch = ProducerEpoch(known.epoch.0 + 1);
-        if next.epoch.0 >= EPOCH_MAX {
+        if next.epoch.0 == EPOCH_MAX {
             match fresh {
                 None => return Ok(End::NeedsProducer),
                 Some(fresh) => next.next_producer = Some(fresh),
