@@ -57,7 +57,7 @@ fn bad_input_is_refused_with_what_would_be_right() {
     let cases: &[(&[&str], &[&str])] = &[
         (
             &["fuzz", "revenge"],
-            &["`revenge` is not a workload", "revenue, canary"],
+            &["`revenge` is not a workload", "revenue, transfer, canary"],
         ),
         (&["fuzz", "--seeds", "9..3"], &["--seeds", "A..B"]),
         (&["fuzz", "--seeds", "x"], &["`x` is not a seed"]),

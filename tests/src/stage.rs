@@ -40,7 +40,7 @@ where
 {
     let body: Body = Arc::new(move |host| Box::pin(body(host)));
     let stage: Arc<dyn Workload> = Arc::new(Stage { brokers, body });
-    for seed in 0..5 {
+    for seed in 0..40 {
         let plan = run::draw(&*stage, Seed(seed));
         let report = run(&stage, &plan, &Limits::default());
         assert_eq!(report.verdict, Verdict::Clean, "seed {seed}");

@@ -253,11 +253,11 @@ impl Partition {
         let mut inner = self.inner.lock().await;
         match inner.producers.decide(&header, guard) {
             Decision::Append => self.append_here(&mut inner, batch, header, None).await,
-            Decision::Verify if guard.is_some() => {
-                tracing::info!(name: "log.verification-outdated", partition = %self.folder);
-                Err(AppendError::Fenced)
-            }
             Decision::Verify => {
+                // A marker came while the coordinator was asked: it is to be asked again.
+                if guard.is_some() {
+                    tracing::info!(name: "log.verification-outdated", partition = %self.folder);
+                }
                 let guard = inner.producers.begin_verification(&header);
                 Err(AppendError::Verify(guard))
             }

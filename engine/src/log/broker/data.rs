@@ -81,8 +81,8 @@ impl Broker {
         .boxed()
     }
 
-    /// Appends a batch. One that begins a transaction here is verified with its coordinator first (KIP-890);
-    /// the partition checks again, once that is known, that nothing has ended the transaction meanwhile.
+    /// Appends a batch. One that begins a transaction here is verified with its coordinator first (KIP-890),
+    /// and once more if meanwhile a marker came: it may have been that of the transaction before, or of this.
     pub(super) async fn append(
         self: &Arc<Self>,
         to: &TopicPartition,
