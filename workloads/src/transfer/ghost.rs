@@ -28,6 +28,8 @@ struct Seen {
     decided: BTreeMap<Number, Decided>,
     /// The newest epoch of each transactional id and its producer that somebody was given.
     given: BTreeMap<(String, i64), i64>,
+    /// How often a transaction has made a move.
+    moves: u64,
 }
 
 /// The end of a transaction was decided.
@@ -68,6 +70,11 @@ impl Ghost {
             decided: seen.decided.clone(),
         }
     }
+
+    /// How often a transaction has begun, taken a partition in, been decided or ended.
+    pub fn moves(&self) -> u64 {
+        self.0.lock().expect("the ghost").moves
+    }
 }
 
 impl Seen {
@@ -80,6 +87,7 @@ impl Seen {
     fn hear(&mut self, said: &Said<'_>, world: &World) {
         let num = |key| said.num(key).unwrap_or(-1);
         let text = |key| said.text(key).unwrap_or("?").to_owned();
+        self.moves += u64::from(said.name.starts_with("transaction."));
         match said.name {
             "log.opened" | "log.synced" => {
                 let bounds = (num("end_offset"), num("stable"));

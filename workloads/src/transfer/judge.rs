@@ -57,16 +57,9 @@ struct Found {
 impl Evidence {
     /// Reads what there is, and compares it with what was asked and told.
     pub async fn judge(self) -> Findings {
-        self.settle().await;
+        let (commands, entries, positions) = self.read_still().await;
         let testimony = self.ghost.testimony();
         let mut log = Ledger::new("the log", Promise::exactly_once());
-        let commands = self
-            .read_all(COMMANDS, self.settings.partitions as i32)
-            .await;
-        let entries = self
-            .read_all(ENTRIES, self.settings.entry_partitions as i32)
-            .await;
-        let positions = self.read_all(OFFSETS_TOPIC, self.coordinators).await;
         let closed: Vec<Vec<Closed>> = entries.iter().map(|of| of.transactions(&mut log)).collect();
         let of_positions: Vec<Vec<Closed>> = positions
             .iter()
@@ -107,11 +100,34 @@ impl Evidence {
         }
     }
 
+    /// The log of commands, entries and positions, while no transaction is open and none moves: all is done, but
+    /// an instance that does not know yet that others did its work may begin one.
+    async fn read_still(&self) -> (Vec<Log>, Vec<Log>, Vec<Log>) {
+        let (partitions, entry_partitions) =
+            (self.settings.partitions, self.settings.entry_partitions);
+        let mut tries = 3;
+        loop {
+            self.settle().await;
+            let moves = self.ghost.moves();
+            let read = (
+                self.read_all(COMMANDS, partitions as i32).await,
+                self.read_all(ENTRIES, entry_partitions as i32).await,
+                self.read_all(OFFSETS_TOPIC, self.coordinators).await,
+            );
+            tries -= 1;
+            if tries == 0 || moves == self.ghost.moves() {
+                return read;
+            }
+        }
+    }
+
     /// Waits until no transaction is open, as long as one may be.
     async fn settle(&self) {
         let timeout = self.settings.transaction_timeout_ms + 10_000;
         let settled = async {
-            for of in self.all_of(ENTRIES, self.settings.entry_partitions as i32) {
+            let entries = self.all_of(ENTRIES, self.settings.entry_partitions as i32);
+            let positions = self.all_of(OFFSETS_TOPIC, self.coordinators);
+            for of in entries.into_iter().chain(positions) {
                 loop {
                     let stable = self.cluster.stable_offset(&of).await;
                     let end = self.cluster.end_offset(&of).await;
