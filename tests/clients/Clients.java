@@ -55,6 +55,8 @@ public class Clients {
         config.put("isolation.level", isolation);
         config.put("enable.auto.commit", false);
         config.put("session.timeout.ms", 6000);
+        config.put("fetch.max.wait.ms", 50);
+        config.put("max.poll.records", 20);
         return new KafkaConsumer<>(config, new StringDeserializer(), new StringDeserializer());
     }
 
@@ -100,12 +102,17 @@ public class Clients {
                 var of = new TopicPartition(record.topic(), record.partition());
                 positions.put(of, new OffsetAndMetadata(record.offset() + 1));
             }
-            producer.sendOffsetsToTransaction(positions, reader.groupMetadata());
-            if (outcome.equals("ok")) {
-                producer.commitTransaction();
-                continue;
+            System.out.println("in a transaction");
+            try {
+                producer.sendOffsetsToTransaction(positions, reader.groupMetadata());
+                if (outcome.equals("ok")) {
+                    producer.commitTransaction();
+                    continue;
+                }
+                producer.flush();
+            } catch (CommitFailedException gone) {
+                // The group has gone on without us.
             }
-            producer.flush();
             producer.abortTransaction();
             for (var at : reader.committed(reader.assignment()).entrySet()) {
                 reader.seek(at.getKey(), at.getValue() == null ? 0 : at.getValue().offset());

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Starts Apache Kafka, a single node, from its published jars: kafka.sh LIBS DIR PORT
+# Starts Apache Kafka, a single node, from its published jars: kafka.sh LIBS DIR PORT CONTROLLER_PORT
 # Transactions of the second version (KIP-890), unless TRANSACTION_VERSION says otherwise. Ends with a signal.
 set -euo pipefail
-libs=$1 dir=$2 port=$3
+libs=$1 dir=$2 port=$3 controller=$4
 mkdir -p "$dir"
 cat > "$dir/server.properties" <<EOF
 process.roles=broker,controller
 node.id=1
-controller.quorum.bootstrap.servers=127.0.0.1:$((port + 1))
-listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$((port + 1))
+controller.quorum.bootstrap.servers=127.0.0.1:$controller
+listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
 advertised.listeners=PLAINTEXT://127.0.0.1:$port
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT

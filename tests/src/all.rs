@@ -29,6 +29,10 @@ mod log;
 #[cfg(madsim)]
 mod guarantees;
 
+/// Money moves in transactions, and the sum never changes.
+#[cfg(madsim)]
+mod transfer;
+
 /// Plans that once failed.
 #[cfg(madsim)]
 mod regressions;
@@ -36,3 +40,7 @@ mod regressions;
 /// What is refused, and how it is said.
 #[cfg(madsim)]
 mod refused;
+
+/// Stock clients against our broker, and our client against Apache Kafka. Installs what it needs.
+#[cfg(feature = "kafka-clients")]
+mod kafka_clients;

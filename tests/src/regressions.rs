@@ -1,13 +1,12 @@
 //! Plans that once failed: each must be clean now. Their stories stand on top of them.
 
-use sim::{run, run::check_plan, Limits, Plan, Verdict, Workload};
-use std::{fs, path::Path, sync::Arc};
-use workloads::revenue::workload::RevenueWorkload;
+use sim::{run, run::check_plan, Limits, Plan, Verdict};
+use std::{fs, path::Path};
 
 #[test]
 fn no_plan_that_once_failed_fails_again() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
-    let workload: Arc<dyn Workload> = Arc::new(RevenueWorkload::default());
+    let workloads = workloads::all();
     let mut run_plans = 0;
     for entry in fs::read_dir(folder).expect("the folder is there") {
         let path = entry.expect("readable").path();
@@ -18,8 +17,11 @@ fn no_plan_that_once_failed_fails_again() {
             path.display()
         );
         let plan = Plan::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        check_plan(&*workload, &plan).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let report = run(&workload, &plan, &Limits::default());
+        let workload = workloads.iter().find(|one| one.name() == plan.workload);
+        let workload = workload.unwrap_or_else(|| panic!("no workload {}", plan.workload));
+        check_plan(&**workload, &plan)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let report = run(workload, &plan, &Limits::default());
         assert_eq!(report.verdict, Verdict::Clean, "{}", path.display());
         run_plans += 1;
     }

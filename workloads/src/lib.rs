@@ -35,3 +35,13 @@ pub mod transfer;
 #[cfg(madsim)]
 pub mod canary;
 pub mod cli;
+
+/// All workloads. Their names are what the command line and plans call them by.
+#[cfg(madsim)]
+pub fn all() -> Vec<std::sync::Arc<dyn sim::Workload>> {
+    vec![
+        std::sync::Arc::new(revenue::workload::RevenueWorkload::default()),
+        std::sync::Arc::new(transfer::workload::TransferWorkload::default()),
+        std::sync::Arc::new(canary::Canary),
+    ]
+}

@@ -130,7 +130,7 @@ async fn begin(broker: &Arc<Broker>, request: Bytes) -> io::Result<Response> {
             }
         }
         ApiKey::Fetch => answer!(later asked => broker.fetch(asked)),
-        ApiKey::ListOffsets => answer!(soon asked, broker => broker.list_offsets(asked)),
+        ApiKey::ListOffsets => answer!(soon asked, broker => broker.list_offsets(asked, version)),
         ApiKey::Metadata => answer!(soon asked, broker => broker.metadata(asked)),
         ApiKey::CreateTopics => answer!(soon asked, broker => broker.create_topics(asked)),
         ApiKey::DeleteTopics => answer!(soon asked, broker => broker.delete_topics(asked)),

@@ -1,26 +1,13 @@
 //! Which workload, and what the command line changes in its plans.
 
 use super::{BadInput, PlanArguments};
-use crate::{
-    canary::Canary,
-    revenue::{settings::Settings, workload::RevenueWorkload},
-    transfer::workload::TransferWorkload,
-};
+use crate::revenue::settings::Settings;
 use sim::{Plan, Workload};
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
-/// All workloads, by name.
-pub(super) fn workloads() -> Vec<Arc<dyn Workload>> {
-    vec![
-        Arc::new(RevenueWorkload::default()),
-        Arc::new(TransferWorkload::default()),
-        Arc::new(Canary),
-    ]
-}
-
 /// The workload called `name`.
 pub(super) fn workload(name: &str) -> Result<Arc<dyn Workload>, BadInput> {
-    let all = workloads();
+    let all = crate::all();
     let names: Vec<String> = all
         .iter()
         .map(|workload| workload.name().to_owned())

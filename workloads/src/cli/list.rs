@@ -1,10 +1,10 @@
 //! `list`: workloads, faults and checkers.
 
-use super::{choice, BadInput, ListArguments};
+use super::{BadInput, ListArguments};
 use sim::{Kind, What};
 
 pub(super) fn list(arguments: &ListArguments) -> Result<u8, BadInput> {
-    let workloads = choice::workloads();
+    let workloads = crate::all();
     if arguments.json {
         let names = workloads.iter().map(
             |workload| serde_json::json!({ "name": workload.name(), "about": workload.about() }),

@@ -23,6 +23,8 @@ struct Seen {
     bounds: BTreeMap<String, (i64, i64)>,
     /// Of each append of a partition, by its end: file and bytes.
     appended: BTreeMap<(String, i64), (String, i64)>,
+    /// Where each partition begins, since retention has taken what was in front of it.
+    starts: BTreeMap<String, i64>,
     /// The state of each partition, and of the coordinators, by offset.
     states: BTreeMap<String, BTreeMap<i64, i64>>,
     decided: BTreeMap<Number, Decided>,
@@ -98,6 +100,10 @@ impl Seen {
                 self.appended
                     .insert((text("partition"), num("end_offset")), file);
             }
+            "log.segments-removed" => {
+                let (partition, start) = (text("partition"), num("start_offset"));
+                self.starts.insert(partition, start);
+            }
             "log.acknowledged" => {
                 self.acknowledged(text("partition"), num("end_offset"), said, world)
             }
@@ -149,8 +155,15 @@ impl Seen {
         }
     }
 
-    /// What is acknowledged would survive a power loss.
+    /// What is acknowledged would survive a power loss, unless it is too old to be kept.
     fn acknowledged(&mut self, partition: String, end: i64, said: &Said<'_>, world: &World) {
+        if self
+            .starts
+            .get(&partition)
+            .is_some_and(|start| end <= *start)
+        {
+            return;
+        }
         let from = (partition.clone(), i64::MIN);
         let last = self
             .appended

@@ -238,6 +238,7 @@ impl Broker {
     pub async fn list_offsets(
         self: &Arc<Self>,
         request: ListOffsetsRequest,
+        version: i16,
     ) -> ListOffsetsResponse {
         let isolation = isolation_of(request.isolation_level);
         let mut topics = Vec::new();
@@ -252,6 +253,7 @@ impl Broker {
                     .with_leader_epoch(-1)
                     .with_offset(-1);
                 answers.push(match found {
+                    Ok(Some(offset)) if version < LEADER_EPOCHS => answer.with_offset(offset.0),
                     Ok(Some(offset)) => answer.with_offset(offset.0).with_leader_epoch(0),
                     Ok(None) => answer,
                     Err(error) => answer.with_error_code(error.code()),
@@ -282,6 +284,9 @@ impl Broker {
         }
     }
 }
+
+/// The first version of ListOffsets that tells a leader's epoch.
+const LEADER_EPOCHS: i16 = 4;
 
 fn isolation_of(level: i8) -> Isolation {
     match level {

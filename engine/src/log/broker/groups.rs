@@ -178,6 +178,9 @@ impl Broker {
                 partition = index,
                 groups = groups.len()
             );
+            if !groups.is_empty() {
+                tracing::info!(name: "group.coordinator-took-over", partition = index);
+            }
             let coordinator = Arc::new(Coordinator {
                 fold,
                 groups: Mutex::new(groups),

@@ -183,6 +183,9 @@ impl Broker {
                 known,
                 ending = ending.len()
             );
+            if known > 0 {
+                tracing::info!(name: "transaction.coordinator-took-over", partition = index);
+            }
             for id in ending {
                 // Whether it was told before the crash is unknown.
                 if let Some(known) = coordinator.get(&id) {

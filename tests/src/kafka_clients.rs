@@ -1,0 +1,316 @@
+//! Stock clients against `seedbed broker`, the live build, which is killed as they are; and our client against
+//! Apache Kafka, by the contracts that our own broker keeps.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "these are real programs, on a real clock"
+)]
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::OnceLock,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// What the tests need, brought or built once.
+struct Tools {
+    python: PathBuf,
+    libs: PathBuf,
+    broker: PathBuf,
+}
+
+fn clients() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace")
+}
+
+/// A command of Cargo's for the build without simulation.
+fn live_cargo(verb: &str) -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(root()).args([verb, "--release"]);
+    cargo.args(["--config", "target.'cfg(all())'.rustflags=['--cfg','live']"]);
+    cargo.args(["--target-dir", "target/live"]);
+    cargo
+}
+
+fn done(mut command: Command) {
+    let status = command.status().expect("it starts");
+    assert!(status.success(), "{command:?}: {status}");
+}
+
+fn tools() -> &'static Tools {
+    static TOOLS: OnceLock<Tools> = OnceLock::new();
+    TOOLS.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kafka-clients");
+        let mut install = Command::new("bash");
+        install.arg(clients().join("install.sh")).arg(&folder);
+        done(install);
+        let mut build = live_cargo("build");
+        build.args(["-p", "seedbed-workloads", "--bin", "seedbed"]);
+        done(build);
+        Tools {
+            python: folder.join("venv/bin/python"),
+            libs: folder.join("libs"),
+            broker: root().join("target/live/release/seedbed"),
+        }
+    })
+}
+
+/// A process that does not outlive its test.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Running {
+        Running(command.spawn().expect("it starts"))
+    }
+
+    /// With SIGKILL.
+    fn kill(mut self) {
+        self.0.kill().expect("it runs");
+        self.0.wait().expect("it was killed");
+    }
+
+    fn succeeds(mut self, what: &str) {
+        let status = self.0.wait().expect("it ends");
+        assert!(status.success(), "{what}: {status}");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("bound").port()
+}
+
+/// Our broker, in a process of its own.
+struct Broker {
+    process: Option<Running>,
+    dir: TempDir,
+    address: String,
+}
+
+impl Broker {
+    fn start() -> Broker {
+        let mut broker = Broker {
+            process: None,
+            dir: tempfile::tempdir().expect("a folder"),
+            address: format!("127.0.0.1:{}", free_port()),
+        };
+        broker.restart();
+        broker
+    }
+
+    /// Kills it, if it runs, and starts it again.
+    fn restart(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
+        let mut command = Command::new(&tools().broker);
+        command.args(["broker", "--listen", &self.address, "--dir"]);
+        command.arg(self.dir.path()).stdout(Stdio::piped());
+        let mut process = Running::start(&mut command);
+        let lines = BufReader::new(process.0.stdout.take().expect("piped"));
+        let line = lines.lines().next().expect("a line").expect("text");
+        assert!(line.starts_with("listening on"), "{line}");
+        self.process = Some(process);
+    }
+}
+
+/// A program that speaks for a stock client: see `tests/clients`.
+#[derive(Clone, Copy)]
+enum Client {
+    Librdkafka,
+    Java,
+}
+
+impl Client {
+    fn command(self, mode: &str, broker: &str, name: &str, count: u32) -> Command {
+        let mut command = match self {
+            Client::Librdkafka => {
+                let mut command = Command::new(&tools().python);
+                command.arg("-u").arg(clients().join("clients.py"));
+                command
+            }
+            Client::Java => {
+                let mut command = Command::new("java");
+                let class_path = tools().libs.join("*");
+                command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=error");
+                command.args(["-XX:TieredStopAtLevel=1", "-Xmx256m", "-cp"]);
+                command.arg(class_path).arg(clients().join("Clients.java"));
+                command
+            }
+        };
+        command.args([mode, broker, name, &count.to_string()]);
+        command
+    }
+
+    fn run(self, mode: &str, broker: &str, name: &str, count: u32) {
+        done(self.command(mode, broker, name, count));
+    }
+
+    /// Starts to work, and comes back in the middle of its n-th transaction.
+    fn work_until(self, transaction: usize, broker: &str, name: &str, count: u32) -> Working {
+        let mut command = self.command("work", broker, name, count);
+        let mut process = Running::start(command.stdout(Stdio::piped()));
+        let said = BufReader::new(process.0.stdout.take().expect("piped"));
+        let mut working = Working { process, said };
+        for _ in 0..transaction {
+            assert_eq!(working.hear(), "in a transaction", "it is not done so soon");
+        }
+        working
+    }
+}
+
+struct Working {
+    process: Running,
+    said: BufReader<ChildStdout>,
+}
+
+impl Working {
+    fn hear(&mut self) -> String {
+        let mut line = String::new();
+        self.said.read_line(&mut line).expect("text");
+        line.trim_end().to_owned()
+    }
+
+    /// Lets it go on to its end.
+    fn finish(mut self) {
+        while self.hear() == "in a transaction" {}
+        self.process.succeeds("the work");
+    }
+}
+
+/// Consumes, transforms and produces in transactions; is killed in the middle of some of them, and so is the
+/// broker; and in the end each record is there once.
+fn killed_in_the_middle(client: Client, name: &str) {
+    let mut broker = Broker::start();
+    let at = broker.address.clone();
+    let count = 1500;
+    client.run("seed", &at, name, count);
+    for transaction in [1, 4, 2] {
+        let working = client.work_until(transaction, &at, name, count);
+        working.process.kill();
+    }
+    // The broker, three times, while the client works.
+    let mut working = client.work_until(2, &at, name, count);
+    for _ in 0..3 {
+        broker.restart();
+        for _ in 0..2 {
+            assert_eq!(working.hear(), "in a transaction", "it is not done so soon");
+        }
+    }
+    working.finish();
+    // Once more: what was acknowledged, and what was decided, is there.
+    broker.restart();
+    client.run("verify", &at, name, count);
+}
+
+#[test]
+fn librdkafka_is_killed_in_the_middle() {
+    killed_in_the_middle(Client::Librdkafka, "librdkafka");
+}
+
+#[test]
+fn the_java_client_is_killed_in_the_middle() {
+    killed_in_the_middle(Client::Java, "java");
+}
+
+#[test]
+fn kcat_produces_lists_and_consumes() {
+    let mut broker = Broker::start();
+    let at = broker.address.clone();
+    Client::Librdkafka.run("seed", &at, "kcat", 10);
+    let kcat = |arguments: &[&str]| {
+        let mut command = Command::new("kcat");
+        command.args(["-q", "-b", &at]).args(arguments);
+        command
+    };
+    let mut produce = kcat(&["-P", "-t", "kcat-out", "-p", "1", "-K", ":"]);
+    let mut produce = Running::start(produce.stdin(Stdio::piped()));
+    let mut pipe = produce.0.stdin.take().expect("piped");
+    pipe.write_all(b"a:one\nb:two\nc:three\n")
+        .expect("it reads");
+    drop(pipe);
+    produce.succeeds("kcat -P");
+    // What it was told is there is there after a kill.
+    broker.restart();
+    let text = |mut command: Command| {
+        let output = command.output().expect("it starts");
+        assert!(output.status.success(), "{command:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let consume = ["-C", "-t", "kcat-out", "-p", "1", "-e", "-f", "%o %k=%s\n"];
+    assert_eq!(text(kcat(&consume)), "0 a=one\n1 b=two\n2 c=three\n");
+    let listed = text(kcat(&["-L"]));
+    assert!(
+        listed.contains("topic \"kcat-in\" with 3 partitions"),
+        "{listed}"
+    );
+    let group = [
+        "-G",
+        "kcat-group",
+        "-e",
+        "-X",
+        "auto.offset.reset=earliest",
+        "kcat-in",
+    ];
+    let mut values: Vec<String> = text(kcat(&group)).lines().map(str::to_owned).collect();
+    values.sort();
+    let expected: Vec<String> = (0..10).map(|number| format!("v{number}")).collect();
+    assert_eq!(values, expected);
+}
+
+/// Apache Kafka, a node of its own.
+fn apache_kafka(dir: &Path) -> (Running, String) {
+    let port = free_port();
+    let mut command = Command::new("bash");
+    command.arg(clients().join("kafka.sh")).arg(&tools().libs);
+    command
+        .arg(dir)
+        .args([port, free_port()].map(|port| port.to_string()));
+    let mut process = Running::start(command.stdout(Stdio::null()));
+    let address = format!("127.0.0.1:{port}");
+    let begun = Instant::now();
+    while TcpStream::connect(&address).is_err() {
+        let ended = process.0.try_wait().expect("it can be asked");
+        assert!(ended.is_none(), "Apache Kafka has ended: {ended:?}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(90),
+            "it does not start"
+        );
+        sleep(Duration::from_millis(200));
+    }
+    (process, address)
+}
+
+#[test]
+fn apache_kafka_keeps_the_same_contracts() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (_kafka, address) = apache_kafka(dir.path());
+    let mut contracts = live_cargo("test");
+    contracts.args(["-p", "seedbed-tests", "--test", "all", "log_contract"]);
+    contracts.args(["--", "--test-threads", "2"]);
+    contracts.env("SEEDBED_KAFKA", &address);
+    done(contracts);
+    // The programs that speak for stock clients say of Kafka what they say of us.
+    for mode in ["seed", "work", "verify"] {
+        Client::Librdkafka.run(mode, &address, "librdkafka", 200);
+    }
+}
