@@ -25,6 +25,10 @@ mod log_contract;
 #[cfg(madsim)]
 mod log;
 
+/// Each version of each request is answered.
+#[cfg(madsim)]
+mod versions;
+
 /// Seeds × guarantees × sinks: each cell keeps its promise, each weaker one shows its anomaly.
 #[cfg(madsim)]
 mod guarantees;
