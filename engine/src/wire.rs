@@ -8,7 +8,10 @@
 
 pub mod batch;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 mod guarded;
+mod records;
 pub(crate) mod skeleton;
 
 use kafka_protocol::messages::ApiKey;

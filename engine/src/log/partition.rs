@@ -246,7 +246,7 @@ impl Partition {
         batch: &Bytes,
         guard: Option<Guard>,
     ) -> Result<Appended, AppendError> {
-        let header = BatchHeader::read(batch)?;
+        let header = batch::check(batch)?;
         if header.control {
             return Err(AppendError::Control);
         }

@@ -367,6 +367,7 @@ mod tests {
             base_offset: Offset(offset),
             bytes: 100,
             count,
+            records: count,
             producer: ProducerId(9),
             epoch: ProducerEpoch(epoch),
             sequence: Sequence(sequence),

@@ -5,6 +5,7 @@
 //! last offset delta 4, first timestamp 8, last timestamp 8, producer id 8, producer epoch 2, base
 //! sequence 4, record count 4; big-endian; the crc (Castagnoli) covers all that follows it.
 
+use super::records;
 use crate::{
     ids::{Offset, ProducerEpoch, ProducerId, Sequence},
     record::{NewRecord, Record},
@@ -14,8 +15,7 @@ use kafka_protocol::{
     indexmap::IndexMap,
     protocol::StrBytes,
     records::{
-        Compression, Record as WireRecord, RecordBatchDecoder, RecordBatchEncoder,
-        RecordEncodeOptions, TimestampType,
+        Compression, Record as WireRecord, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,8 @@ pub const HEADER_BYTES: usize = 61;
 /// Bits of a batch's attributes.
 const TRANSACTIONAL: i16 = 1 << 4;
 const CONTROL: i16 = 1 << 5;
+const COMPRESSION: i16 = 7;
+const LOG_APPEND_TIME: i16 = 1 << 3;
 
 /// The header of a batch, as far as the log needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub struct BatchHeader {
     pub bytes: usize,
     /// How many offsets it takes.
     pub count: i32,
+    /// How many records it holds: as many, unless compaction has removed some.
+    pub records: i32,
     /// Who appends it; -1 if it is not idempotent.
     pub producer: ProducerId,
     /// Which incarnation of it.
@@ -127,7 +131,7 @@ pub enum BatchError {
         /// What the bytes give.
         found: u32,
     },
-    /// No records, or more than the header's range of offsets.
+    /// No offsets, or fewer than records.
     #[error("a record batch of {0} records")]
     Count(i32),
     /// The records inside cannot be read.
@@ -170,15 +174,22 @@ impl BatchHeader {
             return Err(BatchError::Length { claimed, there });
         }
         let last_delta = i32::from_be_bytes(field(bytes, 23));
-        let count = i32::from_be_bytes(field(bytes, 57));
-        if count < 1 || last_delta != count - 1 {
-            return Err(BatchError::Count(count));
+        let records = i32::from_be_bytes(field(bytes, 57));
+        let Some(count) = last_delta
+            .checked_add(1)
+            .filter(|count| (0..=*count).contains(&records))
+        else {
+            return Err(BatchError::Count(records));
+        };
+        if count == 0 {
+            return Err(BatchError::Count(0));
         }
         let attributes = i16::from_be_bytes(field(bytes, 21));
         Ok(BatchHeader {
             base_offset: Offset(i64::from_be_bytes(field(bytes, 0))),
             bytes: claimed as usize,
             count,
+            records,
             producer: ProducerId(i64::from_be_bytes(field(bytes, 43))),
             epoch: ProducerEpoch(i16::from_be_bytes(field(bytes, 51))),
             sequence: Sequence(i32::from_be_bytes(field(bytes, 53))),
@@ -282,7 +293,7 @@ fn encode_wire(records: &[WireRecord]) -> Result<BytesMut, BatchError> {
 }
 
 /// Reads the marker in a control batch.
-fn decode_marker(header: &BatchHeader, record: &WireRecord) -> Result<Marker, BatchError> {
+fn decode_marker(header: &BatchHeader, record: &Record) -> Result<Marker, BatchError> {
     let wrong = || BatchError::Records("a control record that is no marker".into());
     let key = record.key.as_deref().unwrap_or_default();
     let value = record.value.as_deref().unwrap_or_default();
@@ -323,25 +334,38 @@ pub fn decode(bytes: &Bytes) -> Result<Vec<Batch>, BatchError> {
 
 fn decode_one(bytes: Bytes) -> Result<Batch, BatchError> {
     let header = BatchHeader::read(&bytes)?;
-    let set = RecordBatchDecoder::decode(&mut bytes.clone())
-        .map_err(|error| BatchError::Records(error.to_string()))?;
-    let body = match (header.control, set.records.first()) {
+    let records = read_records(&header, &bytes)?;
+    let body = match (header.control, records.first()) {
         (true, Some(record)) => Body::Control(decode_marker(&header, record)?),
-        _ => Body::Data(set.records.into_iter().map(record).collect()),
+        _ => Body::Data(records),
     };
     Ok(Batch { header, body })
 }
 
-fn record(record: WireRecord) -> Record {
-    Record {
-        offset: Offset(record.offset),
-        key: record.key,
-        value: record.value,
-        headers: (record.headers.into_iter())
-            .map(|(name, value)| (name.to_string(), value.unwrap_or_default()))
-            .collect(),
-        timestamp_ms: record.timestamp,
+/// The records of a whole batch that has this header.
+fn read_records(header: &BatchHeader, bytes: &Bytes) -> Result<Vec<Record>, BatchError> {
+    let attributes = i16::from_be_bytes(field(bytes, 21));
+    let frame = records::Frame {
+        count: header.records,
+        offsets: header.count,
+        base_offset: header.base_offset,
+        first_timestamp_ms: i64::from_be_bytes(field(bytes, 27)),
+        timestamp_ms: (attributes & LOG_APPEND_TIME != 0).then_some(header.max_timestamp_ms),
+    };
+    let plain = records::unpack(bytes.slice(HEADER_BYTES..), attributes)?;
+    records::read(plain, &frame)
+}
+
+/// Checks a batch that somebody sends to be kept: its header, and its records, unless they are packed.
+pub fn check(bytes: &Bytes) -> Result<BatchHeader, BatchError> {
+    let header = BatchHeader::read(bytes)?;
+    if header.records != header.count {
+        return Err(BatchError::Count(header.records));
     }
+    if i16::from_be_bytes(field(bytes, 21)) & COMPRESSION == 0 {
+        read_records(&header, bytes)?;
+    }
+    Ok(header)
 }
 
 #[cfg(test)]
