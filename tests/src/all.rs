@@ -21,6 +21,10 @@ mod contracts;
 /// What a log promises its clients: the simulated brokers, a real one of ours, Apache Kafka.
 mod log_contract;
 
+/// Ten thousand silent connections to a real broker.
+#[cfg(all(not(madsim), target_os = "linux"))]
+mod crowd;
+
 /// What the log's broker makes of peers that do not speak as they should.
 #[cfg(madsim)]
 mod log;

@@ -18,6 +18,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         Arc,
     },
+    time::Duration,
 };
 use workloads::cluster;
 
@@ -27,6 +28,9 @@ struct Stage {
     brokers: usize,
     body: Body,
 }
+
+/// After so long a broker closes a connection on which nothing comes.
+pub const IDLE: Duration = Duration::from_secs(60);
 
 /// The addresses of so many brokers.
 pub fn addresses(brokers: usize) -> Vec<String> {
@@ -68,6 +72,7 @@ impl Workload for Stage {
             world.node(&format!("broker-{id}"), move |node| {
                 let config = BrokerConfig {
                     segment_bytes: 4096,
+                    connection_idle: IDLE,
                     ..BrokerConfig::new(BrokerId(id as i32), brokers.clone())
                 };
                 async move { drop(Broker::run(cluster::host(&node), config).await) }

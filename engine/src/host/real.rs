@@ -12,6 +12,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
     time::SystemTime,
 };
 use tokio::net::{TcpListener, TcpStream};
@@ -181,12 +182,36 @@ impl Net for RealNet {
     }
 }
 
+/// After an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether a failed accept says nothing about the next one: the peer has gone, or there are too many files open
+/// (ENFILE 23, EMFILE 24) or no buffers left (ENOBUFS 105 on Linux, 55 on macOS; ENOMEM 12).
+fn passes(error: &io::Error) -> bool {
+    let is_gone = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    );
+    is_gone || matches!(error.raw_os_error(), Some(12 | 23 | 24 | 55 | 105))
+}
+
 #[async_trait]
 impl Listener for RealListener {
     async fn accept(&self) -> io::Result<(Box<dyn Connection>, String)> {
-        let (stream, peer) = self.0.accept().await?;
-        stream.set_nodelay(true)?;
-        Ok((Box::new(stream), peer.to_string()))
+        loop {
+            match self.0.accept().await {
+                Ok((stream, peer)) => {
+                    // A connection that is gone already is found by whoever reads it.
+                    let _ = stream.set_nodelay(true);
+                    return Ok((Box::new(stream), peer.to_string()));
+                }
+                Err(error) if passes(&error) => {
+                    tracing::warn!(name: "host.accept-failed", %error, "a connection was not taken");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn port(&self) -> u16 {

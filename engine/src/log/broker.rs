@@ -59,6 +59,8 @@ pub struct BrokerConfig {
     pub producer_retention: Duration,
     /// Transactions may not take longer.
     pub transaction_max_timeout: Duration,
+    /// A connection on which no request has come for so long is closed: its peer may be gone without a word.
+    pub connection_idle: Duration,
     /// Between two looks for what is overdue: transactions, members, segments.
     pub tick: Duration,
 }
@@ -77,6 +79,7 @@ impl BrokerConfig {
             retention: DAY * 7,
             producer_retention: DAY * 7,
             transaction_max_timeout: Duration::from_secs(15 * 60),
+            connection_idle: Duration::from_secs(10 * 60),
             tick: Duration::from_millis(250),
         }
     }
@@ -101,7 +104,7 @@ impl From<LogError> for BrokerError {
 
 /// A broker that runs.
 pub struct Broker {
-    config: BrokerConfig,
+    pub(super) config: BrokerConfig,
     host: Host,
     topics: Topics,
     partitions: Mutex<BTreeMap<TopicPartition, Arc<Partition>>>,

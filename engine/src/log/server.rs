@@ -19,7 +19,7 @@ use kafka_protocol::{
     protocol::Encodable,
 };
 use std::{io, sync::Arc};
-use tokio::{io::AsyncWriteExt, sync::mpsc};
+use tokio::{io::AsyncWriteExt, sync::mpsc, time::timeout};
 
 /// Requests of one connection that may wait for their response.
 const IN_FLIGHT_MAX: usize = 16;
@@ -33,7 +33,15 @@ pub async fn serve(broker: Arc<Broker>, listener: Box<dyn Listener>) -> io::Erro
                 let broker = broker.clone();
                 tokio::spawn(async move {
                     if let Err(error) = converse(broker, connection).await {
-                        tracing::debug!(peer, %error, "connection closed");
+                        match error.kind() {
+                            io::ErrorKind::InvalidData => {
+                                tracing::warn!(name: "peer.refused", peer, %error, "what it sends makes no sense");
+                            }
+                            io::ErrorKind::TimedOut => {
+                                tracing::info!(name: "peer.idle", peer, "silent for too long");
+                            }
+                            _ => tracing::debug!(peer, %error, "connection closed"),
+                        }
                     }
                 });
             }
@@ -48,7 +56,12 @@ async fn converse(broker: Arc<Broker>, connection: Box<dyn Connection>) -> io::R
     let (mut reader, mut writer) = tokio::io::split(connection);
     let (sender, mut receiver) = mpsc::channel::<Response>(IN_FLIGHT_MAX);
     let read = async {
-        while let Some(request) = frame::read_frame(&mut reader).await? {
+        let idle = broker.config.connection_idle;
+        let silent = |_| io::Error::from(io::ErrorKind::TimedOut);
+        while let Some(request) = timeout(idle, frame::read_frame(&mut reader))
+            .await
+            .map_err(silent)??
+        {
             let response = begin(&broker, request).await?;
             if sender.send(response).await.is_err() {
                 break;
@@ -175,14 +188,22 @@ async fn begin(broker: &Arc<Broker>, request: Bytes) -> io::Result<Response> {
 }
 
 fn ready<M: Encodable>(key: ApiKey, head: Head, message: M) -> Response {
-    let bytes = encode_response(key, head.version, head.correlation, &message);
-    futures::future::ready(bytes.map(Some)).boxed()
+    futures::future::ready(answer(key, head, &message)).boxed()
 }
 
 fn later<M: Encodable + Send + 'static>(key: ApiKey, head: Head, message: Later<M>) -> Response {
     async move {
         let message = message.await;
-        encode_response(key, head.version, head.correlation, &message).map(Some)
+        answer(key, head, &message)
     }
     .boxed()
+}
+
+fn answer<M: Encodable>(key: ApiKey, head: Head, message: &M) -> io::Result<Option<Bytes>> {
+    let bytes = encode_response(key, head.version, head.correlation, message);
+    // Our fault, and not the peer's: this version cannot say what is to be said.
+    let bytes = bytes.inspect_err(|error| {
+        tracing::error!(name: "broker.answer-failed", ?key, version = head.version, %error);
+    });
+    bytes.map(Some)
 }

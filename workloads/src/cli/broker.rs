@@ -18,6 +18,15 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 use tokio::signal::unix::{signal, SignalKind};
 
 pub(super) fn broker(arguments: &BrokerArguments) -> Result<u8, BadInput> {
+    // What goes wrong, with time and place; results alone go to stdout.
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .init();
+    // A broker that may have few connections is still a broker.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
