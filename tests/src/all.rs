@@ -21,9 +21,9 @@ mod contracts;
 /// What a log promises its clients: the simulated brokers, a real one of ours, Apache Kafka.
 mod log_contract;
 
-/// Ten thousand silent connections to a real broker.
-#[cfg(all(not(madsim), target_os = "linux"))]
-mod crowd;
+/// The real broker, as a process: what stops it, what it survives, whom it refuses.
+#[cfg(not(madsim))]
+mod real_broker;
 
 /// What the log's broker makes of peers that do not speak as they should.
 #[cfg(madsim)]

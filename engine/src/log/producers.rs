@@ -267,13 +267,18 @@ impl Producers {
             .collect()
     }
 
-    /// What is still of use once the records in front of `start` are gone: all producers, however old
-    /// their records, but for those that were silent since `silent_since_ms` (KIP-854).
+    /// What is still of use once the records in front of `start` are gone: all producers but for those whose
+    /// records are gone too, and older than `silent_since_ms` (KIP-854). A producer may give its records any time:
+    /// one whose records are still there is never forgotten.
     pub fn retained(&self, start: Offset, silent_since_ms: i64) -> Producers {
         let mut kept = self.clone();
         kept.aborted.retain(|aborted| aborted.marker >= start);
-        kept.known
-            .retain(|_, producer| producer.open.is_some() || producer.last_ms >= silent_since_ms);
+        kept.known.retain(|_, producer| {
+            let last = producer.batches.back();
+            producer.open.is_some()
+                || last.is_some_and(|last| last.end_offset > start)
+                || producer.last_ms >= silent_since_ms
+        });
         kept
     }
 
@@ -459,5 +464,19 @@ mod tests {
             }
             prop_assert!(log.iter().enumerate().all(|(place, index)| place == *index));
         }
+    }
+
+    #[test]
+    fn a_producer_of_old_records_is_known_as_long_as_they_are_there() {
+        let mut producers = Producers::default();
+        producers.apply(&batch(0, 0, 0, 5), None);
+        let now = i64::MAX;
+        assert_eq!(producers.retained(Offset(4), now).active().len(), 1);
+        assert_eq!(producers.retained(Offset(5), now).active().len(), 0);
+        assert_eq!(
+            producers.retained(Offset(5), 0).active().len(),
+            1,
+            "it was not silent"
+        );
     }
 }
