@@ -3,20 +3,22 @@
 //! An id belongs to a partition of `__transaction_state`, and that partition's leader is its coordinator. Of an
 //! id, one decision at a time is on its way; everybody else is told to come again.
 
-use super::{data, to_its_end, Broker, TRANSACTIONS_TOPIC};
+mod markers;
+mod describe;
+
+use super::{to_its_end, Broker, TRANSACTIONS_TOPIC};
 use crate::{
     ids::{PartitionId, ProducerEpoch, ProducerId, Sequence},
     log::{
-        cluster::{name, BACKOFF},
+        cluster::name,
         fold::{Fold, Folded},
         partition::AppendError,
         transactions::{self, End, Init, State, TransactionVersion, Transactional, Transactions},
         TopicPartition,
     },
     record::NewRecord,
-    wire::batch::{self, Batch, Body, Identity, Marker, Outcome},
+    wire::batch::{self, Batch, Body, Identity, Outcome},
 };
-use futures::future::join_all;
 use kafka_protocol::{
     error::ResponseError,
     messages::{
@@ -25,25 +27,14 @@ use kafka_protocol::{
             AddPartitionsToTxnPartitionResult, AddPartitionsToTxnResult,
             AddPartitionsToTxnTopicResult,
         },
-        describe_producers_response::{
-            PartitionResponse, ProducerState, TopicResponse as ProducersOfTopic,
-        },
-        describe_transactions_response::{TopicData, TransactionState},
-        list_transactions_response::TransactionState as ListedTransaction,
-        write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic},
-        write_txn_markers_response::{
-            WritableTxnMarkerPartitionResult, WritableTxnMarkerResult, WritableTxnMarkerTopicResult,
-        },
         AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, AddPartitionsToTxnRequest,
-        AddPartitionsToTxnResponse, DescribeProducersRequest, DescribeProducersResponse,
-        DescribeTransactionsRequest, DescribeTransactionsResponse, EndTxnRequest, EndTxnResponse,
-        InitProducerIdRequest, InitProducerIdResponse, ListTransactionsRequest,
-        ListTransactionsResponse, WriteTxnMarkersRequest, WriteTxnMarkersResponse,
+        AddPartitionsToTxnResponse, EndTxnRequest, EndTxnResponse, InitProducerIdRequest,
+        InitProducerIdResponse,
     },
     protocol::StrBytes,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -117,7 +108,6 @@ enum Step {
 const JOIN_TRIES: u32 = 20;
 const JOIN_PAUSE: Duration = Duration::from_millis(20);
 const ADD_PARTITIONS_VERSION: i16 = 5;
-const MARKERS_VERSION: i16 = 1;
 /// The first version with which a client speaks the second version of transactions.
 const END_TRANSACTIONS_2: i16 = 5;
 
@@ -548,181 +538,6 @@ impl Broker {
         }
     }
 
-    fn spawn_finish(self: &Arc<Self>, coordinator: &Arc<Coordinator>, id: &str) {
-        let (broker, coordinator) = (self.clone(), coordinator.clone());
-        let id = id.to_owned();
-        tokio::spawn(async move { broker.finish(&coordinator, &id).await });
-    }
-
-    /// Carries out the end of a transaction: markers to all of its partitions, then it is complete.
-    async fn finish(self: &Arc<Self>, coordinator: &Arc<Coordinator>, id: &str) {
-        let Some(known) = coordinator.get(id) else {
-            return;
-        };
-        let Some(marker) = known.marker() else { return };
-        let mut by_leader = BTreeMap::<usize, Vec<TopicPartition>>::new();
-        for partition in &known.partitions {
-            let leader = self.leader_of(partition);
-            by_leader.entry(leader).or_default().push(partition.clone());
-        }
-        let sends = by_leader.into_iter().map(|(leader, mut left)| async move {
-            while !left.is_empty() {
-                left = self.send_markers(leader, marker, left).await;
-                if !left.is_empty() {
-                    tracing::info!(name: "transaction.markers-again", id, leader);
-                    tokio::time::sleep(BACKOFF).await;
-                }
-            }
-        });
-        join_all(sends).await;
-        loop {
-            let completed = self.settle(coordinator, id, move |known, now| {
-                // Somebody else may have completed it, and another transaction may have begun.
-                let still = known.filter(|known| known.marker() == Some(marker));
-                let next = still.and_then(|known| known.complete(now));
-                Ok(next.map_or(Step::Stay, |next| Step::Become(Some(next))))
-            });
-            match completed.await {
-                Err(
-                    ResponseError::ConcurrentTransactions | ResponseError::CoordinatorNotAvailable,
-                ) => {
-                    tokio::time::sleep(JOIN_PAUSE).await;
-                }
-                // Done; or the broker ends, and does it when it is back.
-                _ => return,
-            }
-        }
-    }
-
-    /// Sends a marker to a leader; the partitions that do not have it yet, or of which that is unknown.
-    async fn send_markers(
-        self: &Arc<Self>,
-        leader: usize,
-        marker: Marker,
-        to: Vec<TopicPartition>,
-    ) -> Vec<TopicPartition> {
-        let mut left = Vec::new();
-        if leader == self.config.id.0 as usize {
-            let written = to.into_iter().map(|partition| async move {
-                let written = self.write_marker(&partition, marker).await;
-                (partition, is_settled(written))
-            });
-            let written = join_all(written).await;
-            left.extend(
-                written
-                    .into_iter()
-                    .filter(|(_, done)| !done)
-                    .map(|(to, _)| to),
-            );
-            return left;
-        }
-        let mut topics = BTreeMap::<&str, Vec<i32>>::new();
-        for partition in &to {
-            let indexes = topics.entry(&partition.topic).or_default();
-            indexes.push(partition.partition.0);
-        }
-        let topics = topics.into_iter().map(|(topic, indexes)| {
-            WritableTxnMarkerTopic::default()
-                .with_name(name(topic))
-                .with_partition_indexes(indexes)
-        });
-        let one = WritableTxnMarker::default()
-            .with_producer_id(marker.producer.0.into())
-            .with_producer_epoch(marker.epoch.0)
-            .with_transaction_result(marker.outcome == Outcome::Commit)
-            .with_coordinator_epoch(marker.number)
-            .with_topics(topics.collect());
-        let request = WriteTxnMarkersRequest::default().with_markers(vec![one]);
-        let Ok(answer) = self.ask(leader, &request, MARKERS_VERSION).await else {
-            return to;
-        };
-        let done = |partition: &TopicPartition| {
-            let topics = answer.markers.iter().flat_map(|marker| &marker.topics);
-            let topics = topics.filter(|topic| *topic.name == *partition.topic);
-            let mut results = topics.flat_map(|topic| &topic.partitions);
-            let result = results.find(|result| result.partition_index == partition.partition.0);
-            result.is_some_and(|result| {
-                let error = ResponseError::try_from_code(result.error_code);
-                is_settled(error.map_or(Ok(()), Err))
-            })
-        };
-        to.into_iter()
-            .filter(|partition| !done(partition))
-            .collect()
-    }
-
-    /// Ends transactions in partitions that are led here.
-    pub async fn write_markers(
-        self: &Arc<Self>,
-        request: WriteTxnMarkersRequest,
-    ) -> WriteTxnMarkersResponse {
-        let mut markers = Vec::new();
-        for asked in request.markers {
-            let marker = Marker {
-                producer: ProducerId(asked.producer_id.0),
-                epoch: ProducerEpoch(asked.producer_epoch),
-                outcome: match asked.transaction_result {
-                    true => Outcome::Commit,
-                    false => Outcome::Abort,
-                },
-                number: asked.coordinator_epoch,
-            };
-            let topics = asked.topics.into_iter().map(|topic| async move {
-                let writes = topic.partition_indexes.iter().map(|index| {
-                    let to = TopicPartition::new(&topic.name, PartitionId(*index));
-                    async move {
-                        let written = self.write_marker(&to, marker).await;
-                        WritableTxnMarkerPartitionResult::default()
-                            .with_partition_index(*index)
-                            .with_error_code(written.err().map_or(0, |error| error.code()))
-                    }
-                });
-                let partitions = join_all(writes).await;
-                WritableTxnMarkerTopicResult::default()
-                    .with_name(topic.name.clone())
-                    .with_partitions(partitions)
-            });
-            markers.push(
-                WritableTxnMarkerResult::default()
-                    .with_producer_id(asked.producer_id)
-                    .with_topics(join_all(topics).await),
-            );
-        }
-        WriteTxnMarkersResponse::default().with_markers(markers)
-    }
-
-    /// Ends a transaction in a partition: durably, and for a group's positions visibly, too.
-    async fn write_marker(
-        self: &Arc<Self>,
-        to: &TopicPartition,
-        marker: Marker,
-    ) -> Result<(), ResponseError> {
-        let partition = self.partition(to).await?;
-        let (appending, now_ms) = (partition.clone(), self.host.clock.now_ms());
-        let appended = to_its_end(async move { appending.append_marker(marker, now_ms).await });
-        let appended = match appended.await {
-            Ok(appended) => appended,
-            Err(AppendError::Fenced) => return Err(ResponseError::InvalidProducerEpoch),
-            Err(AppendError::Log(error)) => {
-                self.fail(error);
-                return Err(ResponseError::KafkaStorageError);
-            }
-            Err(_) => return Err(ResponseError::KafkaStorageError),
-        };
-        data::durable(Ok((partition, appended))).await?;
-        if to.topic == super::OFFSETS_TOPIC {
-            let groups = self.group_coordinator(to.partition.0).await?;
-            groups.wait_applied(appended.end_offset).await?;
-        }
-        tracing::info!(
-            name: "transaction.marked",
-            partition = %to,
-            producer = marker.producer.0,
-            epoch = marker.epoch.0
-        );
-        Ok(())
-    }
-
     /// Aborts transactions that take too long, and forgets ids that nobody has used for very long.
     pub(super) async fn end_overdue_transactions(self: &Arc<Self>) {
         let open: Vec<_> = self.transactions.lock().await.values().cloned().collect();
@@ -754,108 +569,6 @@ impl Broker {
             }
         }
     }
-
-    /// What is known of transactional ids (KIP-664).
-    pub async fn describe_transactions(
-        self: &Arc<Self>,
-        request: DescribeTransactionsRequest,
-    ) -> DescribeTransactionsResponse {
-        let mut states = Vec::new();
-        for id in request.transactional_ids {
-            let known = match self.coordinator_for(&id).await {
-                Ok(coordinator) => coordinator
-                    .get(&id)
-                    .ok_or(ResponseError::TransactionalIdNotFound),
-                Err(error) => Err(error),
-            };
-            let answer = TransactionState::default().with_transactional_id(id);
-            states.push(match known {
-                Err(error) => answer.with_error_code(error.code()),
-                Ok(known) => {
-                    let topics = known.partitions.iter().map(|partition| {
-                        TopicData::default()
-                            .with_topic(name(&partition.topic))
-                            .with_partitions(vec![partition.partition.0])
-                    });
-                    answer
-                        .with_transaction_state(StrBytes::from_string(format!("{:?}", known.state)))
-                        .with_transaction_timeout_ms(known.timeout_ms)
-                        .with_transaction_start_time_ms(known.started_ms)
-                        .with_producer_id(known.producer.0.into())
-                        .with_producer_epoch(known.epoch.0)
-                        .with_topics(topics.collect())
-                }
-            });
-        }
-        DescribeTransactionsResponse::default().with_transaction_states(states)
-    }
-
-    /// The transactional ids that this broker coordinates (KIP-664).
-    pub async fn list_transactions(
-        self: &Arc<Self>,
-        request: ListTransactionsRequest,
-    ) -> ListTransactionsResponse {
-        let open: Vec<_> = self.transactions.lock().await.values().cloned().collect();
-        let mut states = Vec::new();
-        for coordinator in open {
-            let all: Vec<(String, Transactional)> = coordinator.fold.look(|all| {
-                all.iter()
-                    .map(|(id, known)| (id.clone(), known.clone()))
-                    .collect()
-            });
-            for (id, known) in all {
-                let state = format!("{:?}", known.state);
-                let filters = (&request.state_filters, &request.producer_id_filters);
-                let wanted = (filters.0.is_empty() || filters.0.iter().any(|f| **f == *state))
-                    && (filters.1.is_empty() || filters.1.iter().any(|f| f.0 == known.producer.0));
-                if wanted {
-                    states.push(
-                        ListedTransaction::default()
-                            .with_transactional_id(StrBytes::from_string(id).into())
-                            .with_producer_id(known.producer.0.into())
-                            .with_transaction_state(StrBytes::from_string(state)),
-                    );
-                }
-            }
-        }
-        ListTransactionsResponse::default().with_transaction_states(states)
-    }
-
-    /// The producers of partitions, and which transactions of theirs are open (KIP-664).
-    pub async fn describe_producers(
-        self: &Arc<Self>,
-        request: DescribeProducersRequest,
-    ) -> DescribeProducersResponse {
-        let mut topics = Vec::new();
-        for topic in request.topics {
-            let mut partitions = Vec::new();
-            for index in topic.partition_indexes {
-                let of = TopicPartition::new(&topic.name, PartitionId(index));
-                let answer = PartitionResponse::default().with_partition_index(index);
-                partitions.push(match self.partition(&of).await {
-                    Err(error) => answer.with_error_code(error.code()),
-                    Ok(partition) => {
-                        let producers = partition.producers().await.into_iter().map(|known| {
-                            ProducerState::default()
-                                .with_producer_id(known.producer.0.into())
-                                .with_producer_epoch(known.epoch.0.into())
-                                .with_last_sequence(known.last_sequence.map_or(-1, |last| last.0))
-                                .with_last_timestamp(known.last_ms)
-                                .with_coordinator_epoch(known.number)
-                                .with_current_txn_start_offset(known.open.map_or(-1, |o| o.0))
-                        });
-                        answer.with_active_producers(producers.collect())
-                    }
-                });
-            }
-            topics.push(
-                ProducersOfTopic::default()
-                    .with_name(topic.name)
-                    .with_partitions(partitions),
-            );
-        }
-        DescribeProducersResponse::default().with_topics(topics)
-    }
 }
 
 /// Says within the coordinator that a decision needs a producer id first; nobody else is told.
@@ -883,14 +596,6 @@ fn tell(id: &str, next: &Transactional) {
             tracing::info!(name: "transaction.aborted", id, producer, epoch, number);
         }
     }
-}
-
-/// Whether nothing is left to be done for a marker in a partition: it is there, or the partition was deleted.
-fn is_settled(written: Result<(), ResponseError>) -> bool {
-    matches!(
-        written,
-        Ok(()) | Err(ResponseError::UnknownTopicOrPartition)
-    )
 }
 
 fn results_of(

@@ -1,0 +1,87 @@
+//! Groups, for people.
+
+use crate::log::{broker::Broker, groups::Phase};
+use kafka_protocol::{
+    messages::{
+        describe_groups_response::{DescribedGroup, DescribedGroupMember},
+        list_groups_response::ListedGroup,
+        DescribeGroupsRequest, DescribeGroupsResponse, ListGroupsRequest, ListGroupsResponse,
+    },
+    protocol::StrBytes,
+};
+use std::sync::Arc;
+
+impl Broker {
+    /// The groups that this broker coordinates.
+    pub async fn list_groups(self: &Arc<Self>, request: ListGroupsRequest) -> ListGroupsResponse {
+        let open: Vec<_> = self.groups.lock().await.values().cloned().collect();
+        let mut all = Vec::new();
+        for coordinator in open {
+            let groups = coordinator.groups.lock().expect("groups");
+            for (name, seat) in groups.iter() {
+                let state = state_of(seat.group.phase());
+                let filters = &request.states_filter;
+                if filters.is_empty() || filters.iter().any(|filter| filter.as_str() == state) {
+                    let kind = seat.group.protocol_type().to_owned();
+                    all.push(
+                        ListedGroup::default()
+                            .with_group_id(StrBytes::from_string(name.clone()).into())
+                            .with_protocol_type(StrBytes::from_string(kind))
+                            .with_group_state(StrBytes::from_static_str(state)),
+                    );
+                }
+            }
+        }
+        ListGroupsResponse::default().with_groups(all)
+    }
+
+    /// Groups and their members.
+    pub async fn describe_groups(
+        self: &Arc<Self>,
+        request: DescribeGroupsRequest,
+    ) -> DescribeGroupsResponse {
+        let mut all = Vec::new();
+        for id in request.groups {
+            let answer = DescribedGroup::default().with_group_id(id.clone());
+            let coordinator = match self.coordinator_of_group(&id).await {
+                Err(error) => {
+                    all.push(answer.with_error_code(error.code()));
+                    continue;
+                }
+                Ok(coordinator) => coordinator,
+            };
+            let groups = coordinator.groups.lock().expect("groups");
+            all.push(match groups.get(id.as_str()) {
+                None => answer.with_group_state(StrBytes::from_static_str("Dead")),
+                Some(seat) => {
+                    let members = seat.group.members().map(|member| {
+                        let (id, instance, client, metadata, assignment) = member;
+                        let text = |text: &str| StrBytes::from_string(text.to_owned());
+                        DescribedGroupMember::default()
+                            .with_member_id(text(id))
+                            .with_group_instance_id(instance.map(text))
+                            .with_client_id(text(client))
+                            .with_member_metadata(metadata)
+                            .with_member_assignment(assignment)
+                    });
+                    let text = |text: &str| StrBytes::from_string(text.to_owned());
+                    answer
+                        .with_group_state(text(state_of(seat.group.phase())))
+                        .with_protocol_type(text(seat.group.protocol_type()))
+                        .with_protocol_data(text(seat.group.protocol()))
+                        .with_members(members.collect())
+                }
+            });
+        }
+        DescribeGroupsResponse::default().with_groups(all)
+    }
+}
+
+fn state_of(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Empty => "Empty",
+        Phase::Preparing => "PreparingRebalance",
+        Phase::Completing => "CompletingRebalance",
+        Phase::Stable => "Stable",
+    }
+}
