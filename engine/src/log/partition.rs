@@ -356,11 +356,15 @@ impl Partition {
 
     /// Says what the producers' state is at an offset: rebuilt or live, it is the same.
     fn tell_state(&self, inner: &Inner, by: &str) {
+        self.say_state(inner.end_offset, &inner.producers, by);
+    }
+
+    fn say_state(&self, end: Offset, producers: &Producers, by: &str) {
         tracing::debug!(
             name: "log.state",
             partition = %self.folder,
-            end_offset = inner.end_offset.0,
-            fingerprint = inner.producers.fingerprint(),
+            end_offset = end.0,
+            fingerprint = producers.fingerprint(),
             by
         );
     }
@@ -574,6 +578,8 @@ impl Partition {
         self.reach(&mut inner, end);
         let start = base_of(&inner.segments[gone]);
         let producers = inner.producers.retained(start, silent_since_ms);
+        // From here on it may be found after a restart.
+        self.say_state(end, &producers, "retaining");
         let snapshot = Snapshot {
             start_offset: start,
             at: end,

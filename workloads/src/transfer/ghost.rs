@@ -27,6 +27,9 @@ struct Seen {
     starts: BTreeMap<String, i64>,
     /// The state of each partition, and of the coordinators, by offset.
     states: BTreeMap<String, BTreeMap<i64, i64>>,
+    /// The state that a partition is about to take at an offset, by forgetting what is too old: a restart may find
+    /// it, or the one before.
+    retaining: BTreeMap<String, (i64, i64)>,
     decided: BTreeMap<Number, Decided>,
     /// The newest epoch of each transactional id and its producer that somebody was given.
     given: BTreeMap<(String, i64), i64>,
@@ -190,13 +193,15 @@ impl Seen {
         said: &Said<'_>,
     ) {
         let states = self.states.entry(partition.clone()).or_default();
+        let retaining = self.retaining.get(&partition) == Some(&(end, fingerprint));
         match by {
+            "retaining" => drop(self.retaining.insert(partition, (end, fingerprint))),
             "opened" | "rebuilt" => {
                 // What was never durable is gone, and other records may come to stand there.
                 states.split_off(&(end + 1));
                 let before = states.insert(end, fingerprint);
                 self.compared += u64::from(before.is_some());
-                if before.is_some_and(|before| before != fingerprint) {
+                if before.is_some_and(|before| before != fingerprint) && !retaining {
                     let what = format!(
                         "the state of {partition} at offset {end} is another one after a restart of {}",
                         said.node
