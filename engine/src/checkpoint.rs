@@ -4,14 +4,15 @@
 //! |---|---|---|
 //! | idle | the interval has passed: barriers go into the sources | collecting |
 //! | collecting | a task has stored its snapshot, its sink has prepared, and acknowledges | collecting, or storing with the last |
-//! | storing | the manifest is created, if its place in the manifest log is free | complete |
-//! | complete | the sinks commit | idle |
-//! | any | a task fails, a timeout passes, the place is taken | the attempt ends |
+//! | storing | the manifest is created, if its place in the manifest log is free: complete | committing |
+//! | committing | a sink has committed | committing, or idle with the last |
+//! | any | a task fails, a worker is lost, a timeout passes, the place is taken | the attempt ends |
 //!
-//! An attempt whose checkpoint fails ends with it: the next one fences it, reads the newest manifest, and
-//! goes on from there.
+//! An attempt whose checkpoint fails ends with it: the next one fences it, reads the newest manifest, commits
+//! what that has prepared, and goes on from there ([`recovery`]).
 
 pub mod coordinator;
+pub mod recovery;
 pub mod store;
 
 pub use store::{Complete, Store};
@@ -19,9 +20,10 @@ pub use store::{Complete, Store};
 use crate::{
     ids::{AttemptId, CheckpointId, Offset, PartitionId},
     sink::Prepared,
+    state::KeyGroups,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 /// A task of a job by its name, for example `source-0` or `window-1`.
 pub type TaskName = String;
@@ -33,8 +35,10 @@ pub struct TaskSnapshot {
     pub object: String,
     /// How far it has read, if it is a source.
     pub position: Option<(PartitionId, Offset)>,
-    /// What its sink has prepared, if it has one.
-    pub prepared: Option<Prepared>,
+    /// The groups of its keys, if it is not.
+    pub groups: Option<Range<u32>>,
+    /// What its sink has prepared.
+    pub prepared: Prepared,
 }
 
 /// An entry of the manifest log.
@@ -50,6 +54,12 @@ pub enum Entry {
     },
     /// A checkpoint is complete.
     Complete(Manifest),
+    /// The job has been stopped behind a complete checkpoint, and its output is committed: it can go on from there.
+    Stopped(CheckpointId),
+    /// The input has ended, and the output is committed.
+    Finished(CheckpointId),
+    /// The job cannot go on without loss: why, and what to do.
+    Halted(String),
 }
 
 /// What a complete checkpoint consists of.
@@ -61,6 +71,10 @@ pub struct Manifest {
     pub attempt: AttemptId,
     /// The process that ran it.
     pub instance: String,
+    /// Its objects are kept until somebody removes them.
+    pub savepoint: bool,
+    /// How many groups the keys are divided into.
+    pub key_groups: KeyGroups,
     /// The snapshots of all tasks.
     pub tasks: BTreeMap<TaskName, TaskSnapshot>,
 }
@@ -72,5 +86,10 @@ impl Manifest {
             .values()
             .filter_map(|task| task.position)
             .collect()
+    }
+
+    /// The rows that it made visible.
+    pub fn rows(&self) -> u64 {
+        self.tasks.values().map(|task| task.prepared.rows).sum()
     }
 }

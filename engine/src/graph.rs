@@ -15,18 +15,19 @@
 //!     .key_by(|(_, word)| word.clone())
 //!     .tumbling(1000)
 //!     .fold(|count: &mut u64, _| *count += 1)
-//!     .rows(|word, start, count| Row {
-//!         key: format!("{word}@{start}"),
-//!         value: format!("{word} {count}"),
-//!     });
+//!     .rows(|word, start, count| Row::new(format!("{word}@{start}"), format!("{word} {count}")));
 //! assert_eq!(counts.graph().describe(), "words > decode > event time > filter > by key > window > sink");
 //! ```
 
 pub use crate::guarantee::Upstream;
 
 use crate::{
+    guarantee::Deduplication,
     ids::EventTime,
-    operator::{window::Fired, Decode, Dedup, Filter, Stage, Stamp},
+    operator::{
+        window::{Extent, Fired},
+        Decode, Dedup, Filter, Stage, Stamp,
+    },
     record::Timed,
     sink::Row,
 };
@@ -41,12 +42,18 @@ pub struct Graph {
     /// Whether an event may be there more than once.
     pub upstream: Upstream,
     operators: Vec<&'static str>,
+    lateness_ms: i64,
+    dedup_ms: Option<i64>,
 }
 
 impl Graph {
-    /// Whether events are told apart by their id.
-    pub fn has_dedup(&self) -> bool {
-        self.operators.contains(&"dedup")
+    /// Whether events are told apart by their id, and for long enough.
+    pub fn dedup(&self) -> Deduplication {
+        match self.dedup_ms {
+            None => Deduplication::None,
+            Some(window_ms) if window_ms < self.lateness_ms => Deduplication::TooShort,
+            Some(_) => Deduplication::Window,
+        }
     }
 
     /// The operators in a line.
@@ -70,6 +77,8 @@ impl Pipeline {
             topic: topic.to_owned(),
             upstream,
             operators: Vec::new(),
+            lateness_ms: 0,
+            dedup_ms: None,
         })
     }
 }
@@ -104,9 +113,25 @@ impl<S: Stage> Stream<S> {
     where
         F: Fn(&S::Out) -> EventTime + Clone + Send + Sync + 'static,
     {
+        self.event_time_with_lateness(time, out_of_order_ms, 0)
+    }
+
+    /// As [`Stream::event_time`]; but values may be behind by `lateness_ms` more. They still enter their window, and
+    /// correct it if it has fired.
+    pub fn event_time_with_lateness<F>(
+        self,
+        time: F,
+        out_of_order_ms: i64,
+        lateness_ms: i64,
+    ) -> Stream<Stamp<S, F>>
+    where
+        F: Fn(&S::Out) -> EventTime + Clone + Send + Sync + 'static,
+    {
+        let mut graph = self.graph.then("event time");
+        graph.lateness_ms = lateness_ms;
         Stream {
-            graph: self.graph.then("event time"),
-            stage: Stamp::new(self.stage, time, out_of_order_ms),
+            graph,
+            stage: Stamp::new(self.stage, time, out_of_order_ms, lateness_ms),
         }
     }
 }
@@ -130,8 +155,10 @@ impl<T: Send + 'static, S: Stage<Out = Timed<T>>> Stream<S> {
         I: Ord + Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
         F: Fn(&T) -> I + Clone + Send + Sync + 'static,
     {
+        let mut graph = self.graph.then("dedup");
+        graph.dedup_ms = Some(window_ms);
         Stream {
-            graph: self.graph.then("dedup"),
+            graph,
             stage: Dedup::new(self.stage, id, window_ms),
         }
     }
@@ -198,10 +225,13 @@ impl<S, T, K, A> Folded<S, T, K, A> {
         row: impl Fn(&K, EventTime, &A) -> Row + Send + Sync + 'static,
     ) -> WindowJob<S, T, K, A> {
         WindowJob {
+            extent: Extent {
+                size_ms: self.windowed.size_ms,
+                lateness_ms: self.windowed.graph.lateness_ms,
+            },
             graph: self.windowed.graph,
             stage: self.windowed.stage,
             key: self.windowed.key,
-            size_ms: self.windowed.size_ms,
             fold: self.fold,
             row: Arc::new(move |fired| row(&fired.key, fired.start, &fired.value)),
         }
@@ -219,7 +249,7 @@ pub struct WindowJob<S, T, K, A> {
     pub(crate) graph: Graph,
     pub(crate) stage: S,
     pub(crate) key: Arc<dyn Fn(&T) -> K + Send + Sync>,
-    pub(crate) size_ms: i64,
+    pub(crate) extent: Extent,
     pub(crate) fold: Fold<A, T>,
     pub(crate) row: ToRow<K, A>,
 }
@@ -237,7 +267,7 @@ impl<S: Clone, T, K, A> Clone for WindowJob<S, T, K, A> {
             graph: self.graph.clone(),
             stage: self.stage.clone(),
             key: self.key.clone(),
-            size_ms: self.size_ms,
+            extent: self.extent,
             fold: self.fold.clone(),
             row: self.row.clone(),
         }

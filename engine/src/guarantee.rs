@@ -103,11 +103,24 @@ pub enum Upstream {
     Repeats,
 }
 
+/// What tells repeated events apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deduplication {
+    /// Nothing.
+    None,
+    /// Their ids, but they are forgotten while events may still come.
+    TooShort,
+    /// Their ids, for as long as events may come.
+    Window,
+}
+
 /// What a sink is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SinkClass {
     /// Writing the same output again has no further effect.
     Idempotent,
+    /// Output is committed with its checkpoint, or not at all.
+    Transactional,
     /// What is written is there, as often as it was written. When it is written depends on the claim:
     /// for at-most-once behind the checkpoint, otherwise at once.
     Append,
@@ -130,7 +143,7 @@ impl Chain {
     /// The chain of a job over the log, with aligned checkpoints.
     pub fn new(
         upstream: Upstream,
-        has_dedup: bool,
+        dedup: Deduplication,
         sink: (&str, SinkClass),
         claimed: Guarantee,
     ) -> Chain {
@@ -141,25 +154,33 @@ impl Chain {
             gives: exactly,
             why: "can be read again from any position",
         }];
-        links.push(match (upstream, has_dedup) {
-            (Upstream::Once, false) => Link {
-                name: "dedup",
-                is: "none".into(),
-                gives: exactly,
-                why: "is not needed: each event is in the source once",
-            },
-            (Upstream::Repeats, false) => Link {
-                name: "dedup",
-                is: "none".into(),
-                gives: Guarantee::AtLeastOnce,
-                why: "is missing: the source repeats events",
-            },
-            (_, true) => Link {
-                name: "dedup",
-                is: "(key, event id)".into(),
-                gives: exactly,
-                why: "keeps the first of each event, in log order, within its window",
-            },
+        let (is, gives, why) = match (upstream, dedup) {
+            (Upstream::Once, Deduplication::None) => (
+                "none",
+                exactly,
+                "is not needed: each event is in the source once",
+            ),
+            (Upstream::Repeats, Deduplication::None) => (
+                "none",
+                Guarantee::AtLeastOnce,
+                "is missing: the source repeats events",
+            ),
+            (_, Deduplication::Window) => (
+                "(key, event id)",
+                exactly,
+                "keeps the first of each event, in log order, within its window",
+            ),
+            (_, Deduplication::TooShort) => (
+                "(key, event id)",
+                Guarantee::AtLeastOnce,
+                "forgets events sooner than late ones are refused: its window must be as long as the lateness",
+            ),
+        };
+        links.push(Link {
+            name: "dedup",
+            is: is.into(),
+            gives,
+            why,
         });
         links.push(Link {
             name: "producer",
@@ -176,6 +197,7 @@ impl Chain {
         let (name, class) = sink;
         let (gives, why) = match (class, claimed) {
             (SinkClass::Idempotent, _) => (exactly, "makes output visible with its checkpoint"),
+            (SinkClass::Transactional, _) => (exactly, "commits output with its checkpoint"),
             (SinkClass::Append, Guarantee::AtMostOnce) => (
                 Guarantee::AtMostOnce,
                 "writes once its checkpoint is complete, and never again",
@@ -218,58 +240,86 @@ mod tests {
 
     #[test]
     fn a_chain_gives_what_its_weakest_link_gives_and_no_more() {
+        use Deduplication::{None as Without, TooShort, Window};
         use Guarantee::*;
         let cases = [
             (
+                Upstream::Repeats,
+                Window,
+                SinkClass::Transactional,
+                ExactlyOnce,
+                None,
+            ),
+            (
+                Upstream::Repeats,
+                Window,
+                SinkClass::Transactional,
+                AtMostOnce,
+                None,
+            ),
+            (
+                Upstream::Repeats,
+                TooShort,
+                SinkClass::Transactional,
+                ExactlyOnce,
+                Some("dedup"),
+            ),
+            (
                 Upstream::Once,
-                false,
+                Without,
                 SinkClass::Idempotent,
                 ExactlyOnce,
                 None,
             ),
             (
                 Upstream::Repeats,
-                true,
+                Window,
                 SinkClass::Idempotent,
                 ExactlyOnce,
                 None,
             ),
             (
                 Upstream::Repeats,
-                false,
+                Without,
                 SinkClass::Idempotent,
                 ExactlyOnce,
                 Some("dedup"),
             ),
             (
                 Upstream::Repeats,
-                false,
+                Without,
                 SinkClass::Idempotent,
                 AtLeastOnce,
                 None,
             ),
             (
                 Upstream::Repeats,
-                false,
+                Without,
                 SinkClass::Append,
                 AtMostOnce,
                 Some("dedup"),
             ),
             (
                 Upstream::Repeats,
-                true,
+                Window,
                 SinkClass::Append,
                 ExactlyOnce,
                 Some("sink"),
             ),
             (
                 Upstream::Repeats,
-                true,
+                Window,
                 SinkClass::Append,
                 AtLeastOnce,
                 None,
             ),
-            (Upstream::Repeats, true, SinkClass::Append, AtMostOnce, None),
+            (
+                Upstream::Repeats,
+                Window,
+                SinkClass::Append,
+                AtMostOnce,
+                None,
+            ),
         ];
         for (upstream, dedup, class, claimed, weakest) in cases {
             let chain = Chain::new(upstream, dedup, ("s", class), claimed);
@@ -277,7 +327,10 @@ mod tests {
                 .check(claimed)
                 .err()
                 .map(|refused| refused.weakest.name);
-            assert_eq!(refused, weakest, "{upstream:?} {dedup} {class:?} {claimed}");
+            assert_eq!(
+                refused, weakest,
+                "{upstream:?} {dedup:?} {class:?} {claimed}"
+            );
         }
     }
 }

@@ -15,11 +15,13 @@
 //! | [`wire`] | Kafka's requests, frames and record batches |
 //! | [`log`] | the durable stream: segments, partitions, brokers, clients |
 //! | [`guarantee`], [`graph`] | pure: the chain and what it gives; the operators of a job |
-//! | [`exchange`], [`barrier`] | edges between tasks; which of them wait until barriers align |
+//! | [`state`] | key groups: how keyed state is divided among tasks |
+//! | [`link`], [`exchange`] | messages between processes; edges between tasks, in one process or over the network |
+//! | [`barrier`] | which inputs wait until barriers align |
 //! | [`source`], [`operator`] | partitions in; decode, event time, filter, dedup, window |
 //! | [`checkpoint`] | coordinator, manifest log, and `Complete`, the right to commit |
-//! | [`sink`] | write, prepare, commit: objects, append |
-//! | [`task`], [`job`] | one running operator; attempts, fencing, standing by |
+//! | [`sink`] | write, prepare, commit, abort, recover: objects, transactional, idempotent, append |
+//! | [`task`], [`worker`], [`job`] | one running operator; those of one process; attempts, fencing, standing by |
 //!
 //! A job says what it does, and what it claims; a claim that its chain does not keep is refused:
 //!
@@ -43,10 +45,10 @@
 //!     .key_by(|[_, _, time]| time / 1000)
 //!     .tumbling(1000)
 //!     .fold(|sum: &mut i64, [_, cents, _]| *sum += cents)
-//!     .rows(|second, _, sum| Row { key: second.to_string(), value: sum.to_string() });
+//!     .rows(|second, _, sum| Row::new(second.to_string(), sum.to_string()));
 //!
 //! let chain = |sink| Chain::new(
-//!     sums.graph().upstream, sums.graph().has_dedup(), sink, Guarantee::ExactlyOnce);
+//!     sums.graph().upstream, sums.graph().dedup(), sink, Guarantee::ExactlyOnce);
 //! let objects = chain(("objects", SinkClass::Idempotent));
 //! assert!(objects.check(Guarantee::ExactlyOnce).is_ok());
 //! let append = chain(("append", SinkClass::Append));
@@ -62,6 +64,8 @@ pub mod wire;
 pub mod log;
 pub mod guarantee;
 pub mod graph;
+pub mod state;
+pub mod link;
 pub mod exchange;
 pub mod barrier;
 pub mod source;
@@ -69,4 +73,5 @@ pub mod operator;
 pub mod checkpoint;
 pub mod sink;
 pub mod task;
+pub mod worker;
 pub mod job;

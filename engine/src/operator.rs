@@ -20,8 +20,10 @@ use serde::{de::DeserializeOwned, Serialize};
 pub enum Reject {
     /// It cannot be decoded: why.
     Undecodable(String),
-    /// Its time is not later than the watermark of its partition.
+    /// Its time is further behind the watermark of its partition than is allowed.
     Late,
+    /// It would not be late if its partition had not been idle: the watermark went on without it.
+    LateAfterIdle,
 }
 
 impl Reject {
@@ -30,6 +32,7 @@ impl Reject {
         match self {
             Reject::Undecodable(why) => format!("undecodable: {why}"),
             Reject::Late => "late".to_owned(),
+            Reject::LateAfterIdle => "late-after-idle".to_owned(),
         }
     }
 }
@@ -45,8 +48,12 @@ pub trait Stage: Clone + Send + Sync + 'static {
     /// log says and nothing else.
     fn process(&mut self, record: &Record) -> Result<Option<Self::Out>, Reject>;
 
-    /// No value that is not later than this comes out any more.
+    /// No value that is further behind this than the allowed lateness comes out any more.
     fn watermark(&self) -> EventTime;
+
+    /// The partition is idle, and the others have come to this watermark: go on with them. What comes then and
+    /// is late because of it says so.
+    fn follow(&mut self, watermark: EventTime);
 
     /// The state at this point of the log.
     fn snapshot(&self) -> Self::State;

@@ -42,7 +42,7 @@ pub struct Timed<T> {
 }
 
 /// What goes from task to task. A watermark or a barrier ends a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message<T> {
     /// Records, in order.
     Batch(Vec<T>),

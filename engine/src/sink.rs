@@ -1,22 +1,43 @@
-//! Sinks: where output goes. Write, prepare, commit.
+//! Sinks: where output goes, in two phases.
 //!
-//! A sink prepares with each checkpoint, and commits with a [`Complete`], which only a durable manifest
-//! gives. What it has prepared is part of the manifest.
+//! | step | when | what |
+//! |---|---|---|
+//! | write | rows come | they belong to the next checkpoint |
+//! | prepare | the barrier has come | they only have to be committed; who would do it is part of the manifest |
+//! | commit | the checkpoint is [`Complete`] | they are visible |
+//! | abort | the attempt ends | what is not prepared never shows |
+//! | recover | an attempt begins | what the manifest says is prepared is committed, the rest of the attempts before is aborted |
+//!
+//! Only a durable manifest gives a [`Complete`]. A commit whose answer was lost is *unknown*: it is done again, by
+//! identity, and never in another way.
 
 pub mod append;
+pub mod idempotent;
 pub mod objects;
+pub mod recover;
+pub mod transactional;
 
 pub use append::Append;
+pub use idempotent::Idempotent;
 pub use objects::Objects;
+pub use transactional::Transactional;
 
 use crate::{
     checkpoint::{store::StoreError, Complete},
     guarantee::SinkClass,
-    ids::CheckpointId,
-    log::producer::SendError,
+    host::Clock,
+    ids::{CheckpointId, PartitionId},
+    log::{
+        producer::SendError,
+        transactional::{Prepared as Transaction, TransactionError},
+        TopicPartition,
+    },
+    record::NewRecord,
+    state::stable_hash,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 /// A row of output.
@@ -26,22 +47,33 @@ pub struct Row {
     pub key: String,
     /// The row itself, as text: JSON, usually.
     pub value: String,
+    /// How often a row with this key was written before, as a first result or as a correction of it.
+    pub pane: u32,
+    /// What else is to be known about it: the headers of its record in a topic.
+    pub headers: Vec<(String, String)>,
 }
 
 impl Row {
-    /// The row as the bytes of a record or of a line.
-    pub fn bytes(&self) -> Bytes {
-        Bytes::from(self.value.clone().into_bytes())
+    /// A first result.
+    pub fn new(key: impl Into<String>, value: impl Into<String>) -> Row {
+        Row {
+            key: key.into(),
+            value: value.into(),
+            pane: 0,
+            headers: Vec::new(),
+        }
     }
 }
 
 /// What a sink has prepared for a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepared {
-    /// The object that holds the output, for a sink that writes objects.
-    pub object: Option<String>,
     /// How many rows.
     pub rows: u64,
+    /// The object that holds them, for a sink that writes objects.
+    pub object: Option<String>,
+    /// The transaction that holds them, for a sink that writes transactions.
+    pub transaction: Option<Transaction>,
 }
 
 /// Why a sink cannot go on. Its attempt ends.
@@ -53,6 +85,13 @@ pub enum SinkError {
     /// The log.
     #[error(transparent)]
     Send(#[from] SendError),
+    /// A transaction.
+    #[error(transparent)]
+    Transaction(#[from] TransactionError),
+    /// What a complete checkpoint has prepared can never be committed: output is missing, and the job must not go
+    /// on as if it were not.
+    #[error("{0}")]
+    Gone(String),
 }
 
 /// Which sink a job has.
@@ -61,18 +100,29 @@ pub enum SinkError {
 pub enum SinkKind {
     /// Objects named by checkpoint and task, visible through the manifest.
     Objects,
+    /// A topic, in transactions that commit with the checkpoint.
+    Transactional,
+    /// A topic that is read as a table: the newest version of each key counts.
+    Idempotent,
     /// A topic.
     Append,
 }
 
 impl SinkKind {
     /// All kinds.
-    pub const ALL: [SinkKind; 2] = [SinkKind::Objects, SinkKind::Append];
+    pub const ALL: [SinkKind; 4] = [
+        SinkKind::Objects,
+        SinkKind::Transactional,
+        SinkKind::Idempotent,
+        SinkKind::Append,
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             SinkKind::Objects => "objects",
+            SinkKind::Transactional => "transactional",
+            SinkKind::Idempotent => "idempotent",
             SinkKind::Append => "append",
         }
     }
@@ -80,11 +130,15 @@ impl SinkKind {
     /// What it is in a chain.
     pub fn class(self) -> SinkClass {
         match self {
-            SinkKind::Objects => SinkClass::Idempotent,
+            SinkKind::Objects | SinkKind::Idempotent => SinkClass::Idempotent,
+            SinkKind::Transactional => SinkClass::Transactional,
             SinkKind::Append => SinkClass::Append,
         }
     }
 }
+
+/// A phase of a sink that goes on while its task does.
+pub type Phase<T> = BoxFuture<'static, Result<T, SinkError>>;
 
 /// Where the output of one task goes.
 #[async_trait]
@@ -92,9 +146,45 @@ pub trait Sink: Send {
     /// Takes rows, in order.
     async fn write(&mut self, rows: Vec<Row>) -> Result<(), SinkError>;
 
-    /// Makes what was written since the last checkpoint ready to be committed with this one.
-    async fn prepare(&mut self, checkpoint: CheckpointId) -> Result<Prepared, SinkError>;
+    /// Ends what belongs to a checkpoint, at once; what is written from here on belongs to a later one. The rest
+    /// of the phase makes it ready to be committed.
+    fn prepare(&mut self, checkpoint: CheckpointId) -> Phase<Prepared>;
 
-    /// Makes what was prepared visible.
-    async fn commit(&mut self, complete: &Complete) -> Result<(), SinkError>;
+    /// Makes visible what was prepared for this checkpoint.
+    fn commit(&mut self, complete: &Complete) -> Phase<()>;
+
+    /// What is not prepared never shows. What is may be part of a complete checkpoint, and is left alone.
+    async fn abort(&mut self);
+}
+
+/// A topic that rows go to.
+#[derive(Clone)]
+pub struct OutputTopic {
+    /// Its name.
+    pub name: String,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// What stamps the records.
+    pub clock: std::sync::Arc<dyn Clock>,
+}
+
+/// The header that tells panes apart.
+pub const PANE: &str = "pane";
+
+impl OutputTopic {
+    /// The row as a record, and its partition: rows with the same key share one.
+    pub(crate) fn record(&self, row: Row) -> (TopicPartition, NewRecord) {
+        let partition = stable_hash(&row.key) % self.partitions as u64;
+        let to = TopicPartition::new(&self.name, PartitionId(partition as i32));
+        let mut headers = vec![(PANE.to_owned(), Bytes::from(row.pane.to_string()))];
+        let others = row.headers.into_iter();
+        headers.extend(others.map(|(name, value)| (name, Bytes::from(value))));
+        let record = NewRecord {
+            key: Some(row.key.into()),
+            value: Some(row.value.into()),
+            headers,
+            timestamp_ms: self.clock.now_ms(),
+        };
+        (to, record)
+    }
 }

@@ -1,28 +1,30 @@
 //! Source tasks: a partition in, through a chain of operators, out to the window tasks.
 //!
-//! Records that the chain rejects become dead letters, with reason, source partition and offset. They are
-//! acknowledged before a checkpoint that has passed them; after a restore they may be written again, and
-//! are told apart by (partition, offset).
+//! Records that the chain rejects become dead letters, with reason, source partition and offset. They go to a sink
+//! like any output, and so become visible together with the positions behind them.
+//!
+//! A partition from which nothing comes for a while is idle: it must not hold back the watermark of all. Its
+//! watermark follows that of the others then, by the clock; so whoever wakes up later may find that its
+//! records are late, and their dead letters say why.
 
 use crate::{
-    checkpoint::{Store, TaskSnapshot},
+    checkpoint::store::encode_state,
     exchange::Outputs,
-    host::Clock,
     ids::{CheckpointId, EventTime, Offset},
     log::{
-        consumer::Consumer,
-        producer::{Delivered, Producer},
+        cluster::Cluster,
+        consumer::{Consumer, FetchError},
         TopicPartition,
     },
     operator::{window::Keyed, Reject, Stage},
-    record::{Message, NewRecord, Record, Timed},
-    task::{Control, TaskError, TaskLink},
+    record::{Message, Record, Timed},
+    sink::{Row, Sink},
+    task::{Checkpointing, Control, Part, Progress, Report, Task, TaskError, TaskLink},
 };
-use bytes::Bytes;
-use futures::{future::BoxFuture, select_biased, FutureExt};
+use futures::{select_biased, FutureExt};
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
-use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::{sync::mpsc, time::Instant};
 
 /// Polls that are read ahead.
 const READ_AHEAD: usize = 2;
@@ -36,69 +38,112 @@ struct SourceState<S> {
 
 /// The task that reads one partition.
 pub(crate) struct Source<S, T, K> {
-    pub name: String,
+    pub cluster: Cluster,
     pub from: TopicPartition,
+    /// Where its input ends, if it does.
+    pub until: Option<Offset>,
+    /// After so long without a record it is idle.
+    pub idle_after: Option<Duration>,
     pub stage: S,
     pub key: Arc<dyn Fn(&T) -> K + Send + Sync>,
     pub outputs: Outputs<Keyed<K, T>>,
-    pub dead_letters: DeadLetters,
-    pub store: Store,
+    pub progress: Progress,
+    pub checkpointing: Checkpointing,
+    /// The object that it goes on from.
+    pub restore: Option<String>,
+    pub position: Offset,
+    /// The watermark that those behind it know.
+    pub sent: EventTime,
+    pub idle: bool,
 }
 
-impl<S, T, K> Source<S, T, K>
+/// What was polled, and the position behind it: there may be nothing to read in between.
+type Polled = Result<(Vec<Record>, Offset), FetchError>;
+
+enum Event {
+    Control(Control),
+    Report(Report),
+    Records(Option<Polled>),
+    Idle,
+}
+
+impl<S, T, K> Task for Source<S, T, K>
 where
     S: Stage<Out = Timed<T>>,
-    T: Send + 'static,
+    T: Serialize + Send + Sync + 'static,
     K: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Goes on from a snapshot.
-    pub async fn restore(&mut self, object: &str) -> Result<Offset, TaskError> {
-        let state: SourceState<S::State> = self.store.read_state(object).await?;
-        self.stage.restore(state.stage);
-        Ok(state.position)
-    }
-
-    /// Reads from `position` on, for ever.
-    pub async fn run(
-        mut self,
-        consumer: Consumer,
-        mut link: TaskLink,
-    ) -> Result<std::convert::Infallible, TaskError> {
-        let mut position = consumer.position();
-        let (sender, mut polled) = mpsc::channel(READ_AHEAD);
-        let _reading = link.spawn(read_ahead(consumer, sender));
-        let mut sent = EventTime(i64::MIN);
-        if self.stage.watermark() > sent {
-            sent = self.stage.watermark();
-            self.outputs.send_all(|| Message::Watermark(sent)).await?;
+    async fn run(&mut self, mut link: TaskLink) -> Result<Infallible, TaskError> {
+        if let Some(object) = self.restore.take() {
+            let state = self.checkpointing.store.read_state(&object).await?;
+            let state: SourceState<S::State> = state;
+            self.stage.restore(state.stage);
+            self.position = state.position;
         }
+        let consumer = Consumer::new(self.cluster.clone(), self.from.clone(), self.position);
+        let (sender, mut polled) = mpsc::channel(READ_AHEAD);
+        let _reading = Part(tokio::spawn(read_ahead(consumer, sender)));
+        self.advance(self.stage.watermark()).await?;
+        let mut finished = self.finish_at_end(&link).await?;
+        let mut heard = Instant::now();
         loop {
+            let idle_after = self.idle_after.filter(|_| !self.idle && !finished);
+            let becomes_idle = async {
+                match idle_after {
+                    Some(after) => tokio::time::sleep_until(heard + after).await,
+                    None => std::future::pending().await,
+                }
+            };
             let event = select_biased! {
                 control = link.next().fuse() => Event::Control(control?),
+                report = self.checkpointing.next().fuse() => Event::Report(report?),
                 records = polled.recv().fuse() => Event::Records(records),
+                () = becomes_idle.fuse() => Event::Idle,
             };
             match event {
-                Event::Control(Control::Barrier(checkpoint)) => {
-                    self.barrier(checkpoint, position, &mut link).await?;
-                }
-                Event::Control(Control::Complete(_)) => {}
+                Event::Control(Control::Barrier(checkpoint)) => self.barrier(checkpoint).await?,
+                Event::Control(Control::Complete(complete)) => self.checkpointing.commit(&complete),
+                Event::Control(Control::Others(watermark)) => self.follow(watermark).await?,
+                Event::Report(report) => link.report(report).await?,
                 Event::Records(None) => return Err(TaskError::Ended("its reader")),
-                Event::Records(Some(records)) => {
-                    let records: Vec<Record> = records?;
-                    let Some(last) = records.last() else { continue };
-                    position = last.offset.plus(1);
-                    self.process(records).await?;
-                    if self.stage.watermark() > sent {
-                        sent = self.stage.watermark();
-                        self.outputs.send_all(|| Message::Watermark(sent)).await?;
+                Event::Records(Some(_)) if finished => {}
+                Event::Records(Some(polled)) => {
+                    let (mut records, position) = polled?;
+                    records.retain(|record| self.until.is_none_or(|until| record.offset < until));
+                    self.position = self.until.map_or(position, |until| position.min(until));
+                    if !records.is_empty() {
+                        heard = Instant::now();
+                        if self.idle {
+                            self.idle = false;
+                            tracing::info!(name: "source.awake", task = %self.checkpointing.name);
+                        }
                     }
+                    self.process(records).await?;
+                    self.advance(self.stage.watermark()).await?;
+                    finished = self.finish_at_end(&link).await?;
+                }
+                Event::Idle => {
+                    self.idle = true;
+                    tracing::info!(name: "source.idle", task = %self.checkpointing.name);
+                    self.tell_progress();
                 }
             }
         }
     }
 
+    fn sink(&mut self) -> &mut dyn Sink {
+        &mut *self.checkpointing.sink
+    }
+}
+
+impl<S, T, K> Source<S, T, K>
+where
+    S: Stage<Out = Timed<T>>,
+    T: Serialize + Send + Sync + 'static,
+    K: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
     async fn process(&mut self, records: Vec<Record>) -> Result<(), TaskError> {
-        let mut out = Vec::new();
+        let (mut out, mut letters) = (Vec::new(), Vec::new());
         for record in records {
             match self.stage.process(&record) {
                 Ok(None) => {}
@@ -106,110 +151,117 @@ where
                     let key = (self.key)(&value);
                     out.push(Keyed { key, time, value });
                 }
-                Err(reject) => self.dead_letters.send(&self.from, &record, &reject).await,
+                Err(reject) => letters.push(dead_letter(&self.from, &record, &reject)),
             }
         }
-        self.outputs.send_by(out, |keyed| &keyed.key).await?;
+        if !letters.is_empty() {
+            self.checkpointing.sink.write(letters).await?;
+        }
+        Ok(self.outputs.send_by(out, |keyed| &keyed.key).await?)
+    }
+
+    async fn advance(&mut self, watermark: EventTime) -> Result<(), TaskError> {
+        if watermark > self.sent {
+            self.sent = watermark;
+            self.outputs
+                .send_all(|| Message::Watermark(watermark))
+                .await?;
+        }
+        self.tell_progress();
         Ok(())
     }
 
-    async fn barrier(
-        &mut self,
-        checkpoint: CheckpointId,
-        position: Offset,
-        link: &mut TaskLink,
-    ) -> Result<(), TaskError> {
-        // The barrier says that what came before it is done; so the dead letters come first.
-        self.dead_letters.flush().await?;
+    fn tell_progress(&self) {
+        self.progress.set(self.from.partition, self.sent, self.idle);
+    }
+
+    /// The others have come to a watermark; it only matters to who is idle.
+    async fn follow(&mut self, watermark: EventTime) -> Result<(), TaskError> {
+        if self.idle && watermark > self.stage.watermark() {
+            self.stage.follow(watermark);
+            tracing::info!(
+                name: "source.followed",
+                task = %self.checkpointing.name,
+                watermark = watermark.0
+            );
+            self.advance(self.stage.watermark()).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the input has ended here: then no window waits for it any more.
+    async fn finish_at_end(&mut self, link: &TaskLink) -> Result<bool, TaskError> {
+        let finished = self.until.is_some_and(|until| self.position >= until);
+        if finished {
+            self.advance(EventTime(i64::MAX)).await?;
+            tracing::info!(name: "source.finished", task = %self.checkpointing.name);
+            let task = self.checkpointing.name.clone();
+            link.report(Report::Finished { task }).await?;
+        }
+        Ok(finished)
+    }
+
+    async fn barrier(&mut self, checkpoint: CheckpointId) -> Result<(), TaskError> {
+        let state = SourceState {
+            position: self.position,
+            stage: self.stage.snapshot(),
+        };
+        tracing::info!(
+            name: "source.snapshot",
+            task = %self.checkpointing.name,
+            checkpoint = checkpoint.0,
+            position = self.position.0
+        );
+        let position = Some((self.from.partition, self.position));
+        self.checkpointing
+            .begin(checkpoint, encode_state(&state), position, None);
         self.outputs
             .send_all(|| Message::Barrier(checkpoint))
             .await?;
-        let state = SourceState {
-            position,
-            stage: self.stage.snapshot(),
-        };
-        let object = self
-            .store
-            .write_state(checkpoint, &self.name, &state)
-            .await?;
-        tracing::info!(
-            name: "source.snapshot",
-            task = %self.name,
-            checkpoint = checkpoint.0,
-            position = position.0
-        );
-        let snapshot = TaskSnapshot {
-            object,
-            position: Some((self.from.partition, position)),
-            prepared: None,
-        };
-        link.ack(checkpoint, snapshot).await
+        Ok(())
     }
 }
 
-enum Event<R> {
-    Control(Control),
-    Records(R),
-}
-
-async fn read_ahead(
-    mut consumer: Consumer,
-    sender: mpsc::Sender<Result<Vec<Record>, crate::log::consumer::FetchError>>,
-) {
+async fn read_ahead(mut consumer: Consumer, sender: mpsc::Sender<Polled>) {
     loop {
+        let before = consumer.position();
         let polled = consumer.poll().await;
+        let position = consumer.position();
         let failed = polled.is_err();
-        let empty = polled.as_ref().is_ok_and(Vec::is_empty);
-        if !empty && sender.send(polled).await.is_err() || failed {
+        let nothing = polled.is_ok() && position == before;
+        let polled = polled.map(|records| (records, position));
+        if !nothing && sender.send(polled).await.is_err() || failed {
             return;
         }
     }
 }
 
-/// Where rejected records go.
-pub(crate) struct DeadLetters {
-    producer: Producer,
-    clock: Arc<dyn Clock>,
-    to: TopicPartition,
-    in_flight: Vec<BoxFuture<'static, Delivered>>,
-}
-
-impl DeadLetters {
-    pub fn new(producer: Producer, clock: Arc<dyn Clock>, to: TopicPartition) -> Self {
-        DeadLetters {
-            producer,
-            clock,
-            to,
-            in_flight: Vec::new(),
-        }
-    }
-
-    async fn send(&mut self, from: &TopicPartition, record: &Record, reject: &Reject) {
-        let reason = reject.reason();
-        tracing::info!(
-            name: "source.dead-letter",
-            from = %from,
-            offset = record.offset.0,
-            reason = %reason
-        );
-        let letter = NewRecord {
-            key: record.key.clone(),
-            value: record.value.clone(),
-            headers: vec![
-                ("reason".to_owned(), Bytes::from(reason)),
-                ("source".to_owned(), Bytes::from(from.to_string())),
-                ("offset".to_owned(), Bytes::from(record.offset.to_string())),
-            ],
-            timestamp_ms: self.clock.now_ms(),
-        };
-        let delivered = self.producer.send(&self.to, letter).await;
-        self.in_flight.push(Box::pin(delivered));
-    }
-
-    async fn flush(&mut self) -> Result<(), TaskError> {
-        for delivered in self.in_flight.drain(..) {
-            delivered.await?;
-        }
-        Ok(())
+/// A record that cannot be used, as a row of output: what it was, why, and where it is.
+fn dead_letter(from: &TopicPartition, record: &Record, reject: &Reject) -> Row {
+    let reason = reject.reason();
+    tracing::info!(
+        name: "source.dead-letter",
+        from = %from,
+        offset = record.offset.0,
+        reason = %reason
+    );
+    let payload = record.value.as_deref().unwrap_or_default();
+    let (value, encoding) = match std::str::from_utf8(payload) {
+        Ok(text) => (text.to_owned(), "text"),
+        Err(_) => (
+            payload.iter().map(|byte| format!("{byte:02x}")).collect(),
+            "hex",
+        ),
+    };
+    Row {
+        key: format!("{from}@{}", record.offset),
+        value,
+        pane: 0,
+        headers: vec![
+            ("reason".to_owned(), reason),
+            ("source".to_owned(), from.to_string()),
+            ("offset".to_owned(), record.offset.to_string()),
+            ("encoding".to_owned(), encoding.to_owned()),
+        ],
     }
 }

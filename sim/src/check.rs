@@ -52,6 +52,18 @@ pub enum Kind {
     Mismatched,
     /// What was rebuilt after a restart is not what was there before it.
     Diverged,
+    /// A checkpoint is not of one cut: its state is not that of its positions.
+    Miscut,
+    /// Something was committed that was not to be, or not yet.
+    Premature,
+    /// Something that was prepared was never committed, though it was to be.
+    Undecided,
+    /// What a reader had seen went away, or changed.
+    Retracted,
+    /// Something that is referred to is not there.
+    Unreachable,
+    /// Two of something that should have names of their own share one.
+    Collided,
     /// The system did not finish its work after all faults had ended.
     Stuck,
     /// The program panicked.
@@ -60,7 +72,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 24] = [
         Kind::Lost,
         Kind::Duplicated,
         Kind::Torn,
@@ -77,6 +89,12 @@ impl Kind {
         Kind::Unsynced,
         Kind::Mismatched,
         Kind::Diverged,
+        Kind::Miscut,
+        Kind::Premature,
+        Kind::Undecided,
+        Kind::Retracted,
+        Kind::Unreachable,
+        Kind::Collided,
         Kind::Stuck,
         Kind::Panicked,
     ];
@@ -100,6 +118,12 @@ impl Kind {
             Kind::Unsynced => "unsynced",
             Kind::Mismatched => "mismatched",
             Kind::Diverged => "diverged",
+            Kind::Miscut => "miscut",
+            Kind::Premature => "premature",
+            Kind::Undecided => "undecided",
+            Kind::Retracted => "retracted",
+            Kind::Unreachable => "unreachable",
+            Kind::Collided => "collided",
             Kind::Stuck => "stuck",
             Kind::Panicked => "panicked",
         }

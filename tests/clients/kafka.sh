@@ -24,6 +24,7 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
+log.retention.ms=-1
 transaction.max.timeout.ms=3600000
 log.flush.interval.messages=${FLUSH_MESSAGES:-9223372036854775807}
 EOF

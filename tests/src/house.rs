@@ -87,6 +87,8 @@ fn deciders_are_pure() {
         "producers.rs",
         "segment.rs",
         "coordinator.rs",
+        "recovery.rs",
+        "state.rs",
         "batch.rs",
         "operator.rs",
         "decode.rs",

@@ -7,6 +7,12 @@ pub mod event;
 pub mod oracle;
 pub mod pipeline;
 #[cfg(madsim)]
+pub mod ghost;
+#[cfg(madsim)]
+pub mod judge;
+#[cfg(madsim)]
+pub mod reader;
+#[cfg(madsim)]
 pub mod settings;
 #[cfg(madsim)]
 pub mod shop;

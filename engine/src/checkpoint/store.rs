@@ -9,13 +9,20 @@
 //! An answer that did not come is unknown: the same entry is created again, and if the place is taken by
 //! then, what stands there tells whether it is ours.
 
-use super::{Entry, Manifest, TaskSnapshot};
-use crate::ids::{AttemptId, CheckpointId};
+use super::{recovery::Beginning, Entry, Manifest, TaskName, TaskSnapshot};
+use crate::{
+    ids::{AttemptId, CheckpointId},
+    state::KeyGroups,
+};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::{path::Path, Error as ObjectError, ObjectStore, ObjectStoreExt, PutMode};
 use serde::{de::DeserializeOwned, Serialize};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// How long an operation is tried before its outcome is left unknown.
@@ -60,6 +67,16 @@ pub struct Attempt {
     next: CheckpointId,
 }
 
+/// What came of the wish to begin an attempt.
+pub enum Begun {
+    /// It has begun, and goes on from a checkpoint.
+    Attempt(Attempt, Option<Complete>),
+    /// The job has finished.
+    Finished(CheckpointId),
+    /// The job must not go on: why.
+    Halted(String),
+}
+
 /// The right to commit: only a manifest that is durable gives it.
 #[derive(Clone, Debug)]
 pub struct Complete {
@@ -86,7 +103,7 @@ impl Store {
     }
 
     /// Begins an attempt: fences all earlier ones, then finds the checkpoint to go on from.
-    pub async fn begin(&self, instance: &str) -> Result<(Attempt, Option<Complete>), StoreError> {
+    pub async fn begin(&self, instance: &str) -> Result<Begun, StoreError> {
         let mut place = self.newest().await?.map_or(0, |(number, _)| number + 1);
         loop {
             // Entries in front of a free place never change.
@@ -94,10 +111,10 @@ impl Store {
                 None => None,
                 Some(before) => self.entry(before).await?,
             };
-            let restores = match before {
-                None => None,
-                Some(Entry::Begun { restores, .. }) => restores,
-                Some(Entry::Complete(manifest)) => Some(manifest.checkpoint),
+            let restores = match Beginning::behind(before.as_ref()) {
+                Beginning::From(checkpoint) => checkpoint,
+                Beginning::Finished(checkpoint) => return Ok(Begun::Finished(checkpoint)),
+                Beginning::Halted(why) => return Ok(Begun::Halted(why)),
             };
             let entry = Entry::Begun {
                 instance: instance.to_owned(),
@@ -109,7 +126,7 @@ impl Store {
             }
             let complete = match restores {
                 None => None,
-                Some(checkpoint) => Some(self.complete_of(checkpoint).await?),
+                Some(checkpoint) => Some(self.complete(checkpoint).await?),
             };
             let attempt = Attempt {
                 store: self.clone(),
@@ -117,7 +134,7 @@ impl Store {
                 instance: instance.to_owned(),
                 next: CheckpointId(place + 1),
             };
-            return Ok((attempt, complete));
+            return Ok(Begun::Attempt(attempt, complete));
         }
     }
 
@@ -156,14 +173,15 @@ impl Store {
         for number in 0.. {
             match self.entry(number).await? {
                 None => break,
-                Some(Entry::Begun { .. }) => {}
                 Some(Entry::Complete(manifest)) => manifests.push(manifest),
+                Some(_) => {}
             }
         }
         Ok(manifests)
     }
 
-    async fn complete_of(&self, checkpoint: CheckpointId) -> Result<Complete, StoreError> {
+    /// The right to commit a checkpoint, if its manifest is there.
+    pub async fn complete(&self, checkpoint: CheckpointId) -> Result<Complete, StoreError> {
         match self.entry(checkpoint.0).await? {
             Some(Entry::Complete(manifest)) => Ok(Complete {
                 manifest: Arc::new(manifest),
@@ -233,19 +251,68 @@ impl Store {
         postcard::from_bytes(state).map_err(|error| damaged(&error.to_string()))
     }
 
-    /// Stores a task's state for a checkpoint; the object's path.
-    pub async fn write_state<S: Serialize>(
+    /// Stores a task's state, as [`encode_state`] gives it, for a checkpoint; the object's path.
+    pub async fn write_state(
         &self,
         checkpoint: CheckpointId,
         task: &str,
-        state: &S,
+        state: Bytes,
     ) -> Result<String, StoreError> {
         let path = format!("{}/state/{checkpoint:020}/{task}", self.root);
-        let state = postcard::to_stdvec(state).expect("state is plain data");
-        let mut bytes = crc32c::crc32c(&state).to_be_bytes().to_vec();
-        bytes.extend(state);
-        self.put(&Path::from(path.as_str()), bytes.into()).await?;
+        self.put(&Path::from(path.as_str()), state).await?;
         Ok(path)
+    }
+
+    /// Removes the state of all checkpoints in front of a complete one, unless they are savepoints. Nothing refers
+    /// to it any more: whoever begins an attempt from now on goes on from this checkpoint or a later one, and
+    /// an attempt that restores an earlier one is fenced. How many objects were removed.
+    pub async fn forget_before(&self, complete: &Complete) -> Result<u64, StoreError> {
+        let folder = Path::from(format!("{}/state", self.root));
+        let list = || async {
+            let listed: Vec<_> = self.objects.list(Some(&folder)).try_collect().await?;
+            Ok(listed.into_iter().map(|object| object.location).collect())
+        };
+        let listed: Vec<Path> = definite(list).await?;
+        let of = |path: &Path| {
+            let relative = path.as_ref().strip_prefix(folder.as_ref())?;
+            let id = relative.trim_start_matches('/').split('/').next()?;
+            id.parse().ok().map(CheckpointId)
+        };
+        let old = |path: &&Path| of(path).is_some_and(|id| id < complete.checkpoint());
+        let old: Vec<&Path> = listed.iter().filter(old).collect();
+        let mut kept = BTreeSet::new();
+        for id in old
+            .iter()
+            .filter_map(|path| of(path))
+            .collect::<BTreeSet<_>>()
+        {
+            if let Some(Entry::Complete(Manifest {
+                savepoint: true, ..
+            })) = self.entry(id.0).await?
+            {
+                kept.insert(id);
+            }
+        }
+        let mut removed = 0;
+        for path in old {
+            if of(path).is_some_and(|id| kept.contains(&id)) {
+                continue;
+            }
+            let remove = || async {
+                match self.objects.delete(path).await {
+                    Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            };
+            definite(remove).await?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    /// Where the rows of a sink wait for the end of their checkpoint.
+    pub fn staged_path(&self, checkpoint: CheckpointId, task: &str) -> Path {
+        Path::from(format!("{}/state/{checkpoint:020}/{task}.rows", self.root))
     }
 
     /// Where a sink's output for a checkpoint goes.
@@ -269,29 +336,52 @@ impl Attempt {
         self.next
     }
 
+    /// Whether a later attempt has begun.
+    pub async fn is_fenced(&self) -> Result<bool, StoreError> {
+        Ok(self.store.entry(self.next.0).await?.is_some())
+    }
+
     /// Makes the next checkpoint complete, unless a later attempt has begun.
     pub async fn complete(
         &mut self,
-        tasks: BTreeMap<String, TaskSnapshot>,
+        tasks: BTreeMap<TaskName, TaskSnapshot>,
+        key_groups: KeyGroups,
+        savepoint: bool,
     ) -> Result<Complete, StoreError> {
         let manifest = Manifest {
             checkpoint: self.next,
             attempt: self.id,
             instance: self.instance.clone(),
+            savepoint,
+            key_groups,
             tasks,
         };
-        let entry = Entry::Complete(manifest);
-        if !self.store.create(self.next.0, &entry).await? {
-            return Err(StoreError::Fenced(self.next.0));
-        }
-        let Entry::Complete(manifest) = entry else {
-            unreachable!("it was built as one");
-        };
-        self.next = CheckpointId(self.next.0 + 1);
+        self.add(Entry::Complete(manifest.clone())).await?;
         Ok(Complete {
             manifest: Arc::new(manifest),
         })
     }
+
+    /// Ends the attempt, and all others: with the job stopped, finished or halted.
+    pub async fn end(mut self, how: Entry) -> Result<(), StoreError> {
+        self.add(how).await
+    }
+
+    async fn add(&mut self, entry: Entry) -> Result<(), StoreError> {
+        if !self.store.create(self.next.0, &entry).await? {
+            return Err(StoreError::Fenced(self.next.0));
+        }
+        self.next = CheckpointId(self.next.0 + 1);
+        Ok(())
+    }
+}
+
+/// A task's state as it is stored.
+pub fn encode_state<S: Serialize>(state: &S) -> Bytes {
+    let state = postcard::to_stdvec(state).expect("state is plain data");
+    let mut bytes = crc32c::crc32c(&state).to_be_bytes().to_vec();
+    bytes.extend(state);
+    bytes.into()
 }
 
 /// Does something that can be done again until there is a definite answer.

@@ -16,7 +16,7 @@ use kafka_protocol::{
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         metadata_request::MetadataRequestTopic,
         BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FindCoordinatorRequest,
-        ListOffsetsRequest, MetadataRequest, TopicName,
+        ListOffsetsRequest, ListTransactionsRequest, MetadataRequest, TopicName,
     },
     protocol::StrBytes,
 };
@@ -248,6 +248,34 @@ impl Cluster {
         known.ok_or(ClusterError::Refused(
             ResponseError::UnknownTopicOrPartition,
         ))
+    }
+
+    /// The transactional ids with an open transaction, as far as the brokers can be asked.
+    pub async fn open_transactions(&self) -> Vec<String> {
+        let mut open = Vec::new();
+        for address in self.brokers().await.unwrap_or_default() {
+            let Ok(connection) = self.share(&address).await else {
+                continue;
+            };
+            let request = ListTransactionsRequest::default()
+                .with_state_filters(vec![StrBytes::from_static_str("Ongoing")]);
+            if let Ok(answer) = connection.call(&request).await {
+                let states = answer.transaction_states.into_iter();
+                open.extend(states.map(|state| state.transactional_id.to_string()));
+            }
+        }
+        open
+    }
+
+    /// The addresses of all brokers.
+    async fn brokers(&self) -> Result<Vec<String>, CallError> {
+        let connection = self.connect_any().await?;
+        let request = MetadataRequest::default().with_topics(Some(Vec::new()));
+        let answer = connection.call(&request).await?;
+        let brokers = answer.brokers.iter();
+        Ok(brokers
+            .map(|broker| format!("{}:{}", broker.host, broker.port))
+            .collect())
     }
 
     /// How many partitions a topic has, as one broker knows; nothing if there is no such topic.

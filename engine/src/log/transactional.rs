@@ -314,7 +314,7 @@ impl TransactionalProducer {
 
     /// Asks the coordinator within the transaction.
     async fn coordinate<R: Request>(
-        &self,
+        &mut self,
         request: &R,
         version: i16,
         code: impl Fn(&R::Response) -> i16,
@@ -471,6 +471,34 @@ pub async fn end_prepared(
         Err(EndError::Unknown(why)) => Err(TransactionError::Unknown(why)),
     }
 }
+
+/// Takes over a transactional id, once: whoever had it is fenced, and what was open is aborted.
+pub async fn take_over(
+    cluster: &Cluster,
+    transactional_id: &str,
+    within: Duration,
+) -> Result<(), TransactionError> {
+    let request = InitProducerIdRequest::default()
+        .with_transactional_id(Some(
+            StrBytes::from_string(transactional_id.to_owned()).into(),
+        ))
+        .with_transaction_timeout_ms(TAKE_OVER_TIMEOUT_MS)
+        .with_producer_id((-1).into())
+        .with_producer_epoch(-1);
+    let of = (KeyType::Transaction, transactional_id.to_owned());
+    let deadline = Instant::now() + within;
+    let told = ask(cluster, &of, deadline, &request, i16::MAX, |answer| {
+        answer.error_code
+    });
+    match told.await {
+        Ok(_) => Ok(()),
+        Err(trouble) if trouble.said.is_some() => Err(TransactionError::Fenced(trouble.what)),
+        Err(trouble) => Err(TransactionError::Unknown(trouble.what)),
+    }
+}
+
+/// Who only takes over does not begin a transaction.
+const TAKE_OVER_TIMEOUT_MS: i32 = 60_000;
 
 struct Ended {
     /// Who to go on as, in the second version.

@@ -46,30 +46,46 @@ where
         EventTime(i64::MIN)
     }
 
+    fn follow(&mut self, _: EventTime) {}
+
     fn snapshot(&self) {}
 
     fn restore(&mut self, (): ()) {}
 }
 
-/// Stamps values with their event time, and keeps the watermark of the partition: the latest time seen,
-/// less how far events may be out of order. What is not later than the watermark is late.
+/// Stamps values with their event time, and keeps the watermark of the partition: the latest time seen, less how
+/// far events may be out of order. What is behind the watermark by the allowed lateness or more is late. While the
+/// partition is idle its watermark follows the others'.
 #[derive(Clone)]
 pub struct Stamp<S, F> {
     inner: S,
     time: F,
     out_of_order_ms: i64,
-    watermark: EventTime,
+    lateness_ms: i64,
+    by_log: EventTime,
+    by_others: EventTime,
 }
 
 impl<S, F> Stamp<S, F> {
-    /// Stamps with `time`; events may be `out_of_order_ms` behind the latest one.
-    pub fn new(inner: S, time: F, out_of_order_ms: i64) -> Self {
+    /// Stamps with `time`; events may be `out_of_order_ms` behind the latest one, and `lateness_ms` more, at the
+    /// price of corrections.
+    pub fn new(inner: S, time: F, out_of_order_ms: i64, lateness_ms: i64) -> Self {
+        assert!(
+            out_of_order_ms >= 0 && lateness_ms >= 0,
+            "a time cannot be negative: {out_of_order_ms} ms out of order, {lateness_ms} ms late"
+        );
         Stamp {
             inner,
             time,
             out_of_order_ms,
-            watermark: EventTime(i64::MIN),
+            lateness_ms,
+            by_log: EventTime(i64::MIN),
+            by_others: EventTime(i64::MIN),
         }
+    }
+
+    fn is_late(&self, time: EventTime, watermark: EventTime) -> bool {
+        time.0.saturating_add(self.lateness_ms) <= watermark.0
     }
 }
 
@@ -79,31 +95,39 @@ where
     F: Fn(&S::Out) -> EventTime + Clone + Send + Sync + 'static,
 {
     type Out = Timed<S::Out>;
-    type State = (S::State, EventTime);
+    type State = (S::State, EventTime, EventTime);
 
     fn process(&mut self, record: &Record) -> Result<Option<Self::Out>, Reject> {
         let Some(value) = self.inner.process(record)? else {
             return Ok(None);
         };
         let time = (self.time)(&value);
-        if time <= self.watermark {
+        if self.is_late(time, self.by_log) {
             return Err(Reject::Late);
         }
+        if self.is_late(time, self.by_others) {
+            return Err(Reject::LateAfterIdle);
+        }
         let behind = EventTime(time.0.saturating_sub(self.out_of_order_ms));
-        self.watermark = self.watermark.max(behind);
+        self.by_log = self.by_log.max(behind);
         Ok(Some(Timed { time, value }))
     }
 
     fn watermark(&self) -> EventTime {
-        self.watermark
+        self.by_log.max(self.by_others)
+    }
+
+    fn follow(&mut self, watermark: EventTime) {
+        self.inner.follow(watermark);
+        self.by_others = self.by_others.max(watermark);
     }
 
     fn snapshot(&self) -> Self::State {
-        (self.inner.snapshot(), self.watermark)
+        (self.inner.snapshot(), self.by_log, self.by_others)
     }
 
-    fn restore(&mut self, (inner, watermark): Self::State) {
+    fn restore(&mut self, (inner, by_log, by_others): Self::State) {
         self.inner.restore(inner);
-        self.watermark = watermark;
+        (self.by_log, self.by_others) = (by_log, by_others);
     }
 }

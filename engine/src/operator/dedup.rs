@@ -1,7 +1,7 @@
 //! Dedup on (key, event id) within an event-time window.
 //!
 //! The first of each id in log order passes; the others do not, while the id is remembered: until the
-//! watermark has passed its event time by the window. An event that repeats itself carries the same
+//! watermark has passed its event time by the window, which is no shorter than the allowed lateness. An event that repeats itself carries the same
 //! time, so that a repetition after that is late, and passes no more. Memory is bounded by the ids
 //! within the window; ids made downstream would change on replay, and are worthless here.
 
@@ -73,6 +73,11 @@ impl<S, I: Ord + Clone, F> Dedup<S, I, F> {
             self.by_time.len(),
             "two views of the same ids"
         );
+        let oldest = self.by_time.first();
+        assert!(
+            oldest.is_none_or(|(time, _)| time.0 > until),
+            "what is remembered lies within the window"
+        );
     }
 }
 
@@ -98,6 +103,11 @@ where
 
     fn watermark(&self) -> EventTime {
         self.inner.watermark()
+    }
+
+    fn follow(&mut self, watermark: EventTime) {
+        self.inner.follow(watermark);
+        self.forget(self.inner.watermark());
     }
 
     fn snapshot(&self) -> Self::State {
@@ -143,6 +153,7 @@ mod tests {
             Decode::new(decode),
             |v: &(u8, u8)| EventTime(v.1.into()),
             10,
+            0,
         );
         Dedup::new(stamped, |v: &(u8, u8)| v.0, window_ms)
     }

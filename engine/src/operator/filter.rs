@@ -38,6 +38,10 @@ where
         self.inner.watermark()
     }
 
+    fn follow(&mut self, watermark: EventTime) {
+        self.inner.follow(watermark);
+    }
+
     fn snapshot(&self) -> S::State {
         self.inner.snapshot()
     }

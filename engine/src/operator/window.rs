@@ -1,15 +1,22 @@
 //! Tumbling event-time windows over keyed values.
 //!
-//! A window [start, start + size) of a key fires once, when the watermark of the task, the least of
-//! its inputs', has reached the window's last millisecond. Nothing later than a watermark belongs to a
-//! window that it fired.
+//! A window [start, start + size) of a key fires when the watermark of the task, the least of its inputs',
+//! has reached the window's last millisecond. With an allowed lateness it is kept for that much longer, and a
+//! value that comes meanwhile fires it again, as a correction: a new pane of the same window, with all of its
+//! values. Nothing comes to a window that is gone: that is decided at the source, in log order.
 
-use crate::ids::EventTime;
+use crate::{
+    ids::EventTime,
+    state::{stable_hash, KeyGroups},
+};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 /// A value with its key and event time, on its way to a window.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keyed<K, V> {
     /// What it is grouped by.
     pub key: K,
@@ -26,29 +33,84 @@ pub struct Fired<K, A> {
     pub key: K,
     /// Its first millisecond.
     pub start: EventTime,
+    /// How often it had fired before.
+    pub pane: u32,
     /// What its values were folded into.
     pub value: A,
 }
 
-/// The open windows of one task, and the watermarks of its inputs: what a snapshot holds.
+/// A window that has values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Windows<K: Ord, A> {
-    size_ms: i64,
-    watermarks: Vec<EventTime>,
-    open: BTreeMap<(EventTime, K), A>,
+struct Window<A> {
+    /// How often it has fired.
+    panes: u32,
+    value: A,
 }
 
-impl<K: Ord + Clone, A: Default> Windows<K, A> {
-    /// No windows yet, of `size_ms`, over this many inputs.
-    pub fn new(size_ms: i64, inputs: usize) -> Self {
+/// How long windows are, and for how long they are kept once they have fired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// Their length in milliseconds of event time.
+    pub size_ms: i64,
+    /// For how long they can be corrected, in milliseconds of event time.
+    pub lateness_ms: i64,
+}
+
+impl Extent {
+    /// The start of the window that holds `time`.
+    pub fn start_of(&self, time: EventTime) -> EventTime {
+        window_start(time, self.size_ms)
+    }
+
+    fn last_of(&self, start: EventTime) -> EventTime {
+        EventTime(start.0.saturating_add(self.size_ms - 1))
+    }
+
+    /// The watermark at which a window is gone.
+    fn gone_at(&self, start: EventTime) -> EventTime {
+        EventTime(self.last_of(start).0.saturating_add(self.lateness_ms))
+    }
+}
+
+/// The windows of one task, and the watermarks of its inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Windows<K: Ord, A> {
+    extent: Extent,
+    watermarks: Vec<EventTime>,
+    /// Those that the watermark has not reached.
+    open: BTreeMap<(EventTime, K), Window<A>>,
+    /// Those that it has reached, while they can be corrected.
+    kept: BTreeMap<(EventTime, K), Window<A>>,
+    /// Those among them that have changed since they fired.
+    changed: BTreeSet<(EventTime, K)>,
+}
+
+/// What a snapshot holds of the windows of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowsSnapshot<K, A> {
+    extent: Extent,
+    key_groups: KeyGroups,
+    watermarks: Vec<EventTime>,
+    windows: Vec<(u32, EventTime, K, u32, A)>,
+}
+
+impl<K, A> Windows<K, A>
+where
+    K: Ord + Clone + Serialize,
+    A: Default + Clone + Serialize,
+{
+    /// No windows yet, over this many inputs.
+    pub fn new(extent: Extent, inputs: usize) -> Self {
         assert!(
-            size_ms > 0 && inputs > 0,
-            "windows of {size_ms} ms over {inputs} inputs"
+            extent.size_ms > 0 && extent.lateness_ms >= 0 && inputs > 0,
+            "windows of {extent:?} over {inputs} inputs"
         );
         Windows {
-            size_ms,
+            extent,
             watermarks: vec![EventTime(i64::MIN); inputs],
             open: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            changed: BTreeSet::new(),
         }
     }
 
@@ -57,32 +119,72 @@ impl<K: Ord + Clone, A: Default> Windows<K, A> {
         self.watermarks.len()
     }
 
+    /// How many windows there are.
+    pub fn len(&self) -> usize {
+        self.open.len() + self.kept.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.kept.is_empty()
+    }
+
     /// Folds a value into its window.
     pub fn add<V>(&mut self, keyed: Keyed<K, V>, fold: impl Fn(&mut A, V)) {
+        let watermark = self.watermark();
+        let at = (self.extent.start_of(keyed.time), keyed.key);
         assert!(
-            keyed.time > self.watermark(),
-            "late values end at their source"
+            self.extent.gone_at(at.0) > watermark,
+            "values for windows that are gone end at their source"
         );
-        let start = window_start(keyed.time, self.size_ms);
-        fold(
-            self.open.entry((start, keyed.key)).or_default(),
-            keyed.value,
-        );
+        let new = || Window {
+            panes: 0,
+            value: A::default(),
+        };
+        if self.extent.last_of(at.0) > watermark {
+            fold(
+                &mut self.open.entry(at).or_insert_with(new).value,
+                keyed.value,
+            );
+        } else {
+            let window = self.kept.entry(at.clone()).or_insert_with(new);
+            fold(&mut window.value, keyed.value);
+            self.changed.insert(at);
+        }
+    }
+
+    /// The windows that have changed since they fired, in order of start and key.
+    pub fn corrections(&mut self) -> Vec<Fired<K, A>> {
+        let mut fired = Vec::new();
+        for at in std::mem::take(&mut self.changed) {
+            let window = self.kept.get_mut(&at).expect("what has changed is kept");
+            fired.push(fire(at, window));
+        }
+        fired
     }
 
     /// An input's watermark advances: the windows that fire, in order of start and key.
     pub fn advance(&mut self, input: usize, watermark: EventTime) -> Vec<Fired<K, A>> {
+        assert!(self.changed.is_empty(), "corrections come first");
         let known = &mut self.watermarks[input];
         *known = watermark.max(*known);
         let watermark = self.watermark();
         let mut fired = Vec::new();
         while let Some(entry) = self.open.first_entry() {
-            let last = entry.key().0 .0.saturating_add(self.size_ms - 1);
-            if last > watermark.0 {
+            if self.extent.last_of(entry.key().0) > watermark {
                 break;
             }
-            let ((start, key), value) = entry.remove_entry();
-            fired.push(Fired { key, start, value });
+            let (at, mut window) = entry.remove_entry();
+            fired.push(fire(at.clone(), &mut window));
+            if self.extent.gone_at(at.0) > watermark {
+                self.kept.insert(at, window);
+            }
+        }
+        while let Some(entry) = self.kept.first_entry() {
+            if self.extent.gone_at(entry.key().0) > watermark {
+                break;
+            }
+            entry.remove();
         }
         fired
     }
@@ -91,9 +193,96 @@ impl<K: Ord + Clone, A: Default> Windows<K, A> {
     pub fn watermark(&self) -> EventTime {
         *self.watermarks.iter().min().expect("there are inputs")
     }
+
+    /// All of it at this point, each window with the group of its key.
+    pub fn snapshot(&self, key_groups: KeyGroups) -> WindowsSnapshot<K, A> {
+        assert!(self.changed.is_empty(), "corrections come first");
+        let windows = self.open.iter().chain(&self.kept);
+        let windows = windows.map(|((start, key), window)| {
+            let group = key_groups.of(key);
+            (
+                group,
+                *start,
+                key.clone(),
+                window.panes,
+                window.value.clone(),
+            )
+        });
+        WindowsSnapshot {
+            extent: self.extent,
+            key_groups,
+            watermarks: self.watermarks.clone(),
+            windows: windows.collect(),
+        }
+    }
+
+    /// Takes over the windows of some groups. The message says what does not fit.
+    pub fn restore(
+        &mut self,
+        snapshot: WindowsSnapshot<K, A>,
+        groups: &Range<u32>,
+        key_groups: KeyGroups,
+    ) -> Result<(), String> {
+        if snapshot.key_groups != key_groups {
+            return Err(format!(
+                "it has {} key groups, the job has {}",
+                snapshot.key_groups.0, key_groups.0
+            ));
+        }
+        if snapshot.extent != self.extent {
+            return Err(format!(
+                "its windows are {:?}, those of the job {:?}",
+                snapshot.extent, self.extent
+            ));
+        }
+        if snapshot.watermarks.len() != self.inputs() {
+            return Err(format!(
+                "it is of {} source partitions, there are {}",
+                snapshot.watermarks.len(),
+                self.inputs()
+            ));
+        }
+        self.watermarks = snapshot.watermarks;
+        let watermark = self.watermark();
+        for (group, start, key, panes, value) in snapshot.windows {
+            if groups.contains(&group) {
+                let window = Window { panes, value };
+                match self.extent.last_of(start) > watermark {
+                    true => self.open.insert((start, key), window),
+                    false => self.kept.insert((start, key), window),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// A number that tells states apart: the sum of what [`window_hash`] gives for each window, whatever task
+    /// it is in. The windows of all tasks have the sum of their sums.
+    pub fn fingerprint(&self) -> u64 {
+        let windows = self.open.iter().chain(&self.kept);
+        windows.fold(0, |sum, ((start, key), window)| {
+            sum.wrapping_add(window_hash(*start, key, &window.value))
+        })
+    }
 }
 
-/// The start of the window that holds `time`.
+/// What a window adds to the fingerprint of the state that holds it.
+pub fn window_hash<K: Serialize, A: Serialize>(start: EventTime, key: &K, value: &A) -> u64 {
+    stable_hash(&(start, key, value))
+}
+
+fn fire<K, A: Clone>((start, key): (EventTime, K), window: &mut Window<A>) -> Fired<K, A> {
+    let pane = window.panes;
+    window.panes += 1;
+    Fired {
+        key,
+        start,
+        pane,
+        value: window.value.clone(),
+    }
+}
+
+/// The start of the window of `size_ms` that holds `time`.
 pub fn window_start(time: EventTime, size_ms: i64) -> EventTime {
     EventTime(time.0.saturating_sub(time.0.rem_euclid(size_ms)))
 }
@@ -103,37 +292,90 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    proptest! {
-        /// Each value ends in exactly one fired window, its own, whatever the watermarks do between.
-        #[test]
-        fn every_value_fires_once(steps in prop::collection::vec((0usize..2, 0i64..500), 0..100)) {
-            let mut windows: Windows<u8, Vec<i64>> = Windows::new(10, 2);
-            let (mut added, mut fired) = (Vec::new(), Vec::new());
-            for (input, number) in steps {
-                if number % 3 == 0 {
-                    fired.extend(windows.advance(input, EventTime(number)));
-                } else if number > windows.watermark().0 {
-                    added.push(number);
-                    let keyed = Keyed { key: 0, time: EventTime(number), value: number };
-                    windows.add(keyed, |all: &mut Vec<i64>, value| all.push(value));
-                }
-            }
-            for input in 0..2 {
-                fired.extend(windows.advance(input, EventTime(10_000)));
-            }
-            let mut got = Vec::new();
-            for window in &fired {
-                for value in &window.value {
-                    prop_assert_eq!(window_start(EventTime(*value), 10), window.start);
-                    got.push(*value);
-                }
-            }
-            let mut starts: Vec<_> = fired.iter().map(|window| window.start).collect();
-            starts.dedup();
-            prop_assert_eq!(starts.len(), fired.len(), "no window fires twice");
-            got.sort();
-            added.sort();
-            prop_assert_eq!(got, added);
+    const SIZE_MS: i64 = 10;
+
+    fn keyed(time: i64) -> Keyed<u8, i64> {
+        Keyed {
+            key: (time % 3) as u8,
+            time: EventTime(time),
+            value: time,
         }
+    }
+
+    proptest! {
+        /// Each value ends in the last pane of its own window, and in no other, whatever the watermarks do
+        /// between, and whoever takes the state over.
+        #[test]
+        fn every_value_is_in_the_last_pane_of_its_window(
+            steps in prop::collection::vec((0usize..2, 0i64..500), 0..200),
+            lateness_ms in 0i64..40,
+            cut in 0usize..200,
+            tasks in 1usize..4,
+        ) {
+            let extent = Extent { size_ms: SIZE_MS, lateness_ms };
+            let groups = KeyGroups(8);
+            let mut windows = vec![Windows::<u8, Vec<i64>>::new(extent, 2)];
+            let (mut added, mut fired) = (BTreeSet::new(), Vec::new());
+            let fold = |all: &mut Vec<i64>, value| all.push(value);
+            for (index, (input, number)) in steps.into_iter().enumerate() {
+                if index == cut {
+                    let snapshot = windows[0].snapshot(groups);
+                    let before = windows[0].fingerprint();
+                    windows = (0..tasks).map(|task| {
+                        let mut part = Windows::new(extent, 2);
+                        part.restore(snapshot.clone(), &groups.range(task, tasks), groups).unwrap();
+                        part
+                    }).collect();
+                    let after = windows.iter().map(Windows::fingerprint).fold(0, u64::wrapping_add);
+                    prop_assert_eq!(before, after);
+                }
+                let watermark = windows[0].watermark();
+                if number % 3 == 0 {
+                    for part in &mut windows {
+                        fired.extend(part.advance(input, EventTime(number)));
+                    }
+                } else if number.saturating_add(lateness_ms) > watermark.0 && added.insert(number) {
+                    let group = groups.of(&keyed(number).key);
+                    let tasks = windows.len();
+                    windows[groups.task(group, tasks)].add(keyed(number), fold);
+                    windows.iter_mut().for_each(|part| fired.extend(part.corrections()));
+                }
+            }
+            for part in &mut windows {
+                for input in 0..2 {
+                    fired.extend(part.advance(input, EventTime(i64::MAX)));
+                }
+                prop_assert!(part.is_empty());
+            }
+            let mut last = BTreeMap::new();
+            for fired in fired {
+                let panes = last.get(&(fired.start, fired.key)).map_or(0, |(pane, _)| pane + 1);
+                prop_assert_eq!(fired.pane, panes);
+                last.insert((fired.start, fired.key), (fired.pane, fired.value));
+            }
+            let mut seen = BTreeSet::new();
+            for ((start, key), (_, values)) in last {
+                for value in values {
+                    prop_assert_eq!(window_start(EventTime(value), SIZE_MS), start);
+                    prop_assert_eq!(keyed(value).key, key);
+                    prop_assert!(seen.insert(value));
+                }
+            }
+            prop_assert_eq!(seen, added);
+        }
+    }
+
+    #[test]
+    fn windows_fire_at_their_last_millisecond_and_before_1970_too() {
+        let extent = Extent {
+            size_ms: SIZE_MS,
+            lateness_ms: 0,
+        };
+        let mut windows: Windows<u8, i64> = Windows::new(extent, 1);
+        windows.add(keyed(-3), |sum, value| *sum += value);
+        assert!(windows.advance(0, EventTime(-2)).is_empty());
+        let fired = windows.advance(0, EventTime(-1));
+        assert_eq!((fired[0].start, fired[0].pane), (EventTime(-10), 0));
+        assert!(windows.is_empty());
     }
 }

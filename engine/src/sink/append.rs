@@ -4,21 +4,15 @@
 //! those since the last checkpoint are written again. For at-most-once, rows wait until their
 //! checkpoint is complete; a crash before they are written loses them, and nothing writes them again.
 
-use super::{Prepared, Row, Sink, SinkError};
+use super::{OutputTopic, Phase, Prepared, Row, Sink, SinkError};
 use crate::{
     checkpoint::Complete,
-    exchange::stable_hash,
-    host::Clock,
-    ids::{CheckpointId, PartitionId},
-    log::{
-        producer::{Delivered, Producer},
-        TopicPartition,
-    },
-    record::NewRecord,
+    ids::CheckpointId,
+    log::producer::{Delivered, Producer},
 };
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// When rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,89 +25,94 @@ pub enum When {
 
 /// A task's output as records.
 pub struct Append {
-    producer: Producer,
-    clock: Arc<dyn Clock>,
-    topic: String,
-    partitions: i32,
+    producer: Arc<Producer>,
+    topic: OutputTopic,
     when: When,
     in_flight: Vec<BoxFuture<'static, Delivered>>,
-    /// Rows that wait, for which checkpoint.
-    waiting: Vec<(Option<CheckpointId>, Row)>,
-    rows: u64,
+    rows: Vec<Row>,
+    count: u64,
+    /// Rows that wait for their checkpoint.
+    waiting: BTreeMap<CheckpointId, Vec<Row>>,
 }
 
 impl Append {
     /// Writes to a topic.
-    pub fn new(
-        producer: Producer,
-        clock: Arc<dyn Clock>,
-        topic: &str,
-        partitions: i32,
-        when: When,
-    ) -> Self {
+    pub fn new(producer: Producer, topic: OutputTopic, when: When) -> Self {
         Append {
-            producer,
-            clock,
-            topic: topic.to_owned(),
-            partitions,
+            producer: Arc::new(producer),
+            topic,
             when,
             in_flight: Vec::new(),
-            waiting: Vec::new(),
-            rows: 0,
+            rows: Vec::new(),
+            count: 0,
+            waiting: BTreeMap::new(),
         }
-    }
-
-    async fn send(&mut self, row: Row) {
-        let partition = stable_hash(&row.key) % self.partitions as u64;
-        let to = TopicPartition::new(&self.topic, PartitionId(partition as i32));
-        let record = NewRecord {
-            key: Some(row.key.clone().into()),
-            value: Some(row.bytes()),
-            headers: Vec::new(),
-            timestamp_ms: self.clock.now_ms(),
-        };
-        let delivered = self.producer.send(&to, record).await;
-        self.in_flight.push(Box::pin(delivered));
-    }
-
-    async fn flush(&mut self) -> Result<(), SinkError> {
-        for delivered in self.in_flight.drain(..) {
-            delivered.await?;
-        }
-        Ok(())
     }
 }
 
 #[async_trait]
 impl Sink for Append {
     async fn write(&mut self, rows: Vec<Row>) -> Result<(), SinkError> {
-        self.rows += rows.len() as u64;
-        for row in rows {
-            match self.when {
-                When::AtOnce => self.send(row).await,
-                When::Complete => self.waiting.push((None, row)),
+        self.count += rows.len() as u64;
+        match self.when {
+            When::AtOnce => {
+                let sent = send(&self.producer, &self.topic, rows).await;
+                self.in_flight.extend(sent);
             }
+            When::Complete => self.rows.extend(rows),
         }
         Ok(())
     }
 
-    async fn prepare(&mut self, checkpoint: CheckpointId) -> Result<Prepared, SinkError> {
-        self.flush().await?;
-        for (of, _) in &mut self.waiting {
-            of.get_or_insert(checkpoint);
-        }
+    fn prepare(&mut self, checkpoint: CheckpointId) -> Phase<Prepared> {
         let rows = std::mem::take(&mut self.rows);
-        Ok(Prepared { object: None, rows })
+        if !rows.is_empty() {
+            self.waiting.insert(checkpoint, rows);
+        }
+        let prepared = Prepared {
+            rows: std::mem::take(&mut self.count),
+            ..Prepared::default()
+        };
+        let in_flight = std::mem::take(&mut self.in_flight);
+        Box::pin(async move {
+            arrive(in_flight).await?;
+            Ok(prepared)
+        })
     }
 
-    async fn commit(&mut self, complete: &Complete) -> Result<(), SinkError> {
-        let until = Some(complete.checkpoint());
-        let (ready, later): (Vec<_>, Vec<_>) = (std::mem::take(&mut self.waiting).into_iter())
-            .partition(|(of, _)| of.is_some() && *of <= until);
-        self.waiting = later;
-        for (_, row) in ready {
-            self.send(row).await;
-        }
-        self.flush().await
+    fn commit(&mut self, complete: &Complete) -> Phase<()> {
+        let later = self
+            .waiting
+            .split_off(&CheckpointId(complete.checkpoint().0 + 1));
+        let ready = std::mem::replace(&mut self.waiting, later);
+        let (producer, topic) = (self.producer.clone(), self.topic.clone());
+        Box::pin(async move {
+            let rows = ready.into_values().flatten().collect();
+            arrive(send(&producer, &topic, rows).await).await
+        })
     }
+
+    async fn abort(&mut self) {}
+}
+
+/// Sends rows; what becomes of them.
+pub(super) async fn send(
+    producer: &Producer,
+    topic: &OutputTopic,
+    rows: Vec<Row>,
+) -> Vec<BoxFuture<'static, Delivered>> {
+    let mut in_flight: Vec<BoxFuture<'static, Delivered>> = Vec::new();
+    for row in rows {
+        let (to, record) = topic.record(row);
+        in_flight.push(Box::pin(producer.send(&to, record).await));
+    }
+    in_flight
+}
+
+/// Waits until all of it is in the log.
+pub(super) async fn arrive(in_flight: Vec<BoxFuture<'static, Delivered>>) -> Result<(), SinkError> {
+    for delivered in in_flight {
+        delivered.await?;
+    }
+    Ok(())
 }

@@ -2,9 +2,9 @@
 //! and task; a reader finds it through the manifest, and so sees it exactly when, and as often as, the
 //! checkpoint is complete.
 
-use super::{Prepared, Row, Sink, SinkError};
+use super::{Phase, Prepared, Row, Sink, SinkError};
 use crate::{
-    checkpoint::{Complete, Manifest, Store},
+    checkpoint::{Complete, Manifest, Store, TaskName},
     ids::CheckpointId,
 };
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use object_store::path::Path;
 /// A task's output as objects.
 pub struct Objects {
     store: Store,
-    task: String,
+    task: TaskName,
     rows: Vec<Row>,
 }
 
@@ -27,24 +27,45 @@ impl Objects {
         }
     }
 
-    /// The rows that a checkpoint made visible, by the task that wrote them. A missing object is an
+    /// The rows that a checkpoint made visible, with the task that wrote them. A missing object is an
     /// error that names it.
-    pub async fn read(store: &Store, manifest: &Manifest) -> Result<Vec<Row>, String> {
+    pub async fn read(store: &Store, manifest: &Manifest) -> Result<Vec<(TaskName, Row)>, String> {
         let mut rows = Vec::new();
         for (task, snapshot) in &manifest.tasks {
-            let prepared = snapshot.prepared.as_ref();
-            let Some(object) = prepared.and_then(|prepared| prepared.object.as_ref()) else {
-                continue;
-            };
-            let read = store.get(&Path::from(object.as_str())).await;
-            let bytes = read.map_err(|error| format!("{object} of {task}: {error}"))?;
-            let bytes = bytes.ok_or_else(|| format!("{object} of {task} is not there"))?;
-            let read: Vec<Row> = serde_json::from_slice(&bytes)
-                .map_err(|error| format!("{object} of {task}: {error}"))?;
-            rows.extend(read);
+            if let Some(object) = &snapshot.prepared.object {
+                let read = read_rows(store, object).await;
+                let read = read.map_err(|error| format!("of {task}: {error}"))?;
+                rows.extend(read.into_iter().map(|row| (task.clone(), row)));
+            }
         }
         Ok(rows)
     }
+}
+
+/// The rows of an object.
+pub(super) async fn read_rows(store: &Store, object: &str) -> Result<Vec<Row>, String> {
+    let read = store.get(&Path::from(object)).await;
+    let bytes = read.map_err(|error| format!("{object}: {error}"))?;
+    let bytes = bytes.ok_or_else(|| format!("{object} is not there"))?;
+    serde_json::from_slice(&bytes).map_err(|error| format!("{object}: {error}"))
+}
+
+/// Writes rows as an object.
+pub(super) async fn write_rows(
+    store: &Store,
+    path: Path,
+    rows: &[Row],
+) -> Result<Prepared, SinkError> {
+    let mut prepared = Prepared {
+        rows: rows.len() as u64,
+        ..Prepared::default()
+    };
+    if !rows.is_empty() {
+        let bytes = serde_json::to_vec(rows).expect("rows are plain data");
+        store.put(&path, bytes.into()).await?;
+        prepared.object = Some(path.to_string());
+    }
+    Ok(prepared)
 }
 
 #[async_trait]
@@ -54,26 +75,17 @@ impl Sink for Objects {
         Ok(())
     }
 
-    async fn prepare(&mut self, checkpoint: CheckpointId) -> Result<Prepared, SinkError> {
+    fn prepare(&mut self, checkpoint: CheckpointId) -> Phase<Prepared> {
         let rows = std::mem::take(&mut self.rows);
-        let count = rows.len() as u64;
-        if rows.is_empty() {
-            return Ok(Prepared {
-                object: None,
-                rows: 0,
-            });
-        }
         let path = self.store.output_path(checkpoint, &self.task);
-        let bytes = serde_json::to_vec(&rows).expect("rows are plain data");
-        self.store.put(&path, bytes.into()).await?;
-        Ok(Prepared {
-            object: Some(path.to_string()),
-            rows: count,
-        })
+        let store = self.store.clone();
+        Box::pin(async move { write_rows(&store, path, &rows).await })
     }
 
-    async fn commit(&mut self, _: &Complete) -> Result<(), SinkError> {
+    fn commit(&mut self, _: &Complete) -> Phase<()> {
         // The manifest that is complete has made it visible.
-        Ok(())
+        Box::pin(async { Ok(()) })
     }
+
+    async fn abort(&mut self) {}
 }

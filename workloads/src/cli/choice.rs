@@ -75,8 +75,9 @@ impl Adjust {
         }
         let mut settings = Settings::of(&plan.params).expect("it was just drawn");
         let job = &self.arguments.job;
-        settings.guarantee = job.guarantee.unwrap_or(settings.guarantee);
-        settings.sink = job.sink.unwrap_or(settings.sink);
+        let guarantee = job.guarantee.unwrap_or(settings.guarantee);
+        let sink = job.sink.unwrap_or(settings.sink);
+        settings = settings.with(guarantee, sink);
         settings.unchecked |= job.unchecked;
         settings.records = self.arguments.records.unwrap_or(settings.records);
         settings.input = self.input.clone().or(settings.input);

@@ -3,12 +3,11 @@
 use super::{BadInput, ExplainArguments};
 use crate::revenue::pipeline::revenue;
 use engine::{
+    graph::Upstream,
     guarantee::{Chain, Guarantee},
     job::JobConfig,
-    log::producer::ProducerConfig,
     sink::SinkKind,
 };
-use std::time::Duration;
 
 pub(super) fn explain(arguments: &ExplainArguments) -> Result<u8, BadInput> {
     if arguments.workload != "revenue" {
@@ -21,8 +20,8 @@ pub(super) fn explain(arguments: &ExplainArguments) -> Result<u8, BadInput> {
     let job = &arguments.job;
     let claimed = job.guarantee.unwrap_or(Guarantee::ExactlyOnce);
     let sink = job.sink.unwrap_or(SinkKind::Objects);
-    let pipeline = revenue();
-    let chain = pipeline.links(&config(claimed, sink));
+    let pipeline = revenue(Upstream::Repeats, 0);
+    let chain = pipeline.links(&JobConfig::new("revenue", claimed, sink));
     if arguments.json {
         let json = serde_json::json!({
             "workload": arguments.workload,
@@ -64,21 +63,4 @@ fn print(workload: &str, graph: &str, claimed: Guarantee, chain: &Chain) {
         );
     }
     anstream::println!("claims {claimed}, gives {}", chain.gives());
-}
-
-fn config(claimed: Guarantee, sink: SinkKind) -> JobConfig {
-    JobConfig {
-        name: "revenue".into(),
-        claimed,
-        unchecked: false,
-        sink,
-        output_topic: crate::revenue::SUMS.into(),
-        dead_letter_topic: crate::revenue::DEAD_LETTERS.into(),
-        partitions: 4,
-        window_tasks: 2,
-        checkpoint_interval: Duration::from_secs(1),
-        checkpoint_timeout: Duration::from_secs(10),
-        takeover_after: Duration::from_secs(6),
-        producer: ProducerConfig::default(),
-    }
 }

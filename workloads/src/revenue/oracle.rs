@@ -4,50 +4,126 @@ use super::{
     event::{OrderEvent, PAID},
     pipeline::{Revenue, MINUTE_MS, OUT_OF_ORDER_MS},
 };
+use engine::{ids::EventTime, operator::window::window_hash};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the input log comes to.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Expected {
-    /// The revenue of each minute that has closed, by its first millisecond.
-    pub minutes: BTreeMap<i64, Revenue>,
-    /// What cannot be used, by partition and offset: why.
-    pub dead_letters: BTreeMap<(usize, i64), &'static str>,
+/// Where a record is: partition and offset.
+pub type Place = (usize, i64);
+
+/// What the pipeline makes of its input.
+pub struct Oracle {
+    lateness_ms: i64,
+    dedup: bool,
+    /// Records that were late only because their partition had been idle: what comes of the clock is no function
+    /// of the log, and is taken from the dead letters.
+    idle: BTreeSet<Place>,
+    seen: BTreeSet<(String, String)>,
+    /// The latest time of each partition.
+    latest: Vec<i64>,
+    /// The revenue of each minute, by its first millisecond.
+    minutes: BTreeMap<i64, Revenue>,
+    dead_letters: BTreeMap<Place, &'static str>,
+    /// How many events were repetitions, or of a status that does not count.
+    filtered: u64,
+    /// What [`Oracle::fingerprint`] says, kept up to date.
+    hash: u64,
 }
 
-/// Folds the partitions of the input log, each from its first record on.
-pub fn fold(partitions: &[Vec<Vec<u8>>]) -> Expected {
-    let mut expected = Expected::default();
-    let mut seen = BTreeSet::new();
-    let mut closed = i64::MAX;
-    for (partition, log) in partitions.iter().enumerate() {
-        let mut latest = i64::MIN;
-        for (offset, payload) in log.iter().enumerate() {
-            let place = (partition, offset as i64);
-            let Ok(event) = OrderEvent::parse(payload) else {
-                expected.dead_letters.insert(place, "undecodable");
-                continue;
-            };
-            if event.event_time <= latest.saturating_sub(OUT_OF_ORDER_MS) {
-                expected.dead_letters.insert(place, "late");
-                continue;
-            }
-            latest = latest.max(event.event_time);
-            if event.status == PAID && seen.insert((event.order_id, event.event_id)) {
-                let minute = event.event_time - event.event_time.rem_euclid(MINUTE_MS);
-                expected
-                    .minutes
-                    .entry(minute)
-                    .or_default()
-                    .add(event.amount_cents);
-            }
+impl Oracle {
+    /// Nothing read yet. Without `dedup`, what is repeated counts again.
+    pub fn new(partitions: usize, lateness_ms: i64, dedup: bool, idle: BTreeSet<Place>) -> Self {
+        Oracle {
+            lateness_ms,
+            dedup,
+            idle,
+            seen: BTreeSet::new(),
+            latest: vec![i64::MIN; partitions],
+            minutes: BTreeMap::new(),
+            dead_letters: BTreeMap::new(),
+            filtered: 0,
+            hash: 0,
         }
-        closed = closed.min(latest.saturating_sub(OUT_OF_ORDER_MS));
     }
-    expected
-        .minutes
-        .retain(|minute, _| minute + MINUTE_MS - 1 <= closed);
-    expected
+
+    /// Reads a record.
+    pub fn read(&mut self, place: Place, payload: &[u8]) {
+        let Ok(event) = OrderEvent::parse(payload) else {
+            self.dead_letters.insert(place, "undecodable");
+            return;
+        };
+        let (partition, time) = (place.0, event.event_time);
+        if time.saturating_add(self.lateness_ms) <= self.watermark(partition) {
+            self.dead_letters.insert(place, "late");
+            return;
+        }
+        if self.idle.contains(&place) {
+            self.dead_letters.insert(place, "late-after-idle");
+            return;
+        }
+        self.latest[partition] = self.latest[partition].max(time);
+        let first = self.seen.insert((event.order_id, event.event_id));
+        if event.status != PAID || (self.dedup && !first) {
+            self.filtered += 1;
+            return;
+        }
+        let minute = time - time.rem_euclid(MINUTE_MS);
+        if let Some(before) = self.minutes.get(&minute) {
+            self.hash = self.hash.wrapping_sub(hash(minute, before));
+        }
+        let revenue = self.minutes.entry(minute).or_default();
+        revenue.add(event.amount_cents);
+        self.hash = self.hash.wrapping_add(hash(minute, revenue));
+    }
+
+    /// The watermark of a partition, as far as the log says.
+    pub fn watermark(&self, partition: usize) -> i64 {
+        self.latest[partition].saturating_sub(OUT_OF_ORDER_MS)
+    }
+
+    /// The least watermark of all partitions.
+    pub fn watermark_of_all(&self) -> i64 {
+        let all = (0..self.latest.len()).map(|partition| self.watermark(partition));
+        all.min().expect("there are partitions")
+    }
+
+    /// The fingerprint of the state at a watermark that never falls: what is not in it any more is forgotten.
+    pub fn fingerprint(&mut self, watermark: i64) -> u64 {
+        let gone = |minute: i64| {
+            let last = minute + MINUTE_MS - 1;
+            last.saturating_add(self.lateness_ms) <= watermark
+        };
+        while let Some((minute, revenue)) = self.minutes.first_key_value() {
+            if !gone(*minute) {
+                break;
+            }
+            self.hash = self.hash.wrapping_sub(hash(*minute, revenue));
+            self.minutes.pop_first();
+        }
+        self.hash
+    }
+
+    /// The revenue of each minute that has closed at a watermark.
+    pub fn closed(&self, watermark: i64) -> BTreeMap<i64, Revenue> {
+        let minutes = self.minutes.iter();
+        let closed = minutes.filter(|(minute, _)| **minute + MINUTE_MS - 1 <= watermark);
+        closed
+            .map(|(minute, revenue)| (*minute, *revenue))
+            .collect()
+    }
+
+    /// What cannot be used: why.
+    pub fn dead_letters(&self) -> &BTreeMap<Place, &'static str> {
+        &self.dead_letters
+    }
+
+    /// How many events neither count nor are dead letters.
+    pub fn filtered(&self) -> u64 {
+        self.filtered
+    }
+}
+
+fn hash(minute: i64, revenue: &Revenue) -> u64 {
+    window_hash(EventTime(minute), &minute, revenue)
 }
 
 #[cfg(test)]
@@ -67,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_oracle_agrees_with_a_sum_by_hand() {
-        let log = vec![
+        let log = [
             event("a", "paid", 100, 1_000),
             event("b", "created", 999, 2_000),
             event("a", "paid", 100, 1_000),
@@ -75,29 +151,36 @@ mod tests {
             event("c", "paid", 20, 59_999),
             event("d", "paid", 3, 60_000),
             event("e", "paid", 4, 25_000),
+            event("i", "paid", 7, 58_000),
             event("f", "heartbeat", 0, 150_000),
         ];
-        let expected = fold(&[log]);
-        let minutes = [
-            (
-                0,
-                Revenue {
-                    orders: 2,
-                    cents: 120,
-                },
-            ),
-            (
-                60_000,
-                Revenue {
-                    orders: 1,
-                    cents: 3,
-                },
-            ),
-        ];
-        assert_eq!(expected.minutes, minutes.into());
+        let fold = |lateness_ms| {
+            let mut oracle = Oracle::new(1, lateness_ms, true, [(0, 7)].into());
+            for (offset, payload) in log.iter().enumerate() {
+                oracle.read((0, offset as i64), payload);
+            }
+            oracle
+        };
+        let revenue = |orders, cents| Revenue { orders, cents };
+        let mut oracle = fold(0);
+        assert_eq!(oracle.watermark_of_all(), 120_000);
         assert_eq!(
-            expected.dead_letters,
-            [((0, 3), "undecodable"), ((0, 6), "late")].into()
+            oracle.closed(119_999),
+            [(0, revenue(2, 120)), (60_000, revenue(1, 3))].into()
         );
+        assert_eq!(oracle.closed(119_998).len(), 1);
+        assert_eq!(
+            *oracle.dead_letters(),
+            [
+                ((0, 3), "undecodable"),
+                ((0, 6), "late"),
+                ((0, 7), "late-after-idle")
+            ]
+            .into()
+        );
+        assert_eq!(oracle.filtered(), 3);
+        assert_ne!(oracle.fingerprint(119_998), 0);
+        assert_eq!(oracle.fingerprint(119_999), 0, "all windows are gone");
+        assert_eq!(fold(6_000).closed(119_999)[&0], revenue(3, 124));
     }
 }

@@ -5,7 +5,7 @@ use super::{
     EVENTS,
 };
 use engine::{
-    graph::{Pipeline, Upstream, WindowJob},
+    graph::{Pipeline, Stream, Upstream, WindowJob},
     operator::{window::window_start, Stage},
     record::Timed,
     sink::Row,
@@ -58,16 +58,35 @@ pub fn minute_name(minute_ms: i64) -> String {
     )
 }
 
-/// The pipeline.
-pub fn revenue() -> WindowJob<impl Stage<Out = Timed<OrderEvent>>, OrderEvent, i64, Revenue> {
-    Pipeline::read(EVENTS, Upstream::Repeats)
+/// A job that sums up order events.
+type Revenues<S> = WindowJob<S, OrderEvent, i64, Revenue>;
+
+/// The pipeline. Events that are late by less than `lateness_ms` still count.
+pub fn revenue(
+    upstream: Upstream,
+    lateness_ms: i64,
+) -> Revenues<impl Stage<Out = Timed<OrderEvent>>> {
+    let id = |event: &OrderEvent| (event.order_id.clone(), event.event_id.clone());
+    sums(paid(upstream, lateness_ms).dedup(id, DEDUP_MS))
+}
+
+/// The same without dedup: what the source repeats counts again.
+pub fn revenue_without_dedup(
+    upstream: Upstream,
+    lateness_ms: i64,
+) -> Revenues<impl Stage<Out = Timed<OrderEvent>>> {
+    sums(paid(upstream, lateness_ms))
+}
+
+fn paid(upstream: Upstream, lateness_ms: i64) -> Stream<impl Stage<Out = Timed<OrderEvent>>> {
+    Pipeline::read(EVENTS, upstream)
         .decode(OrderEvent::parse)
-        .event_time(OrderEvent::time, OUT_OF_ORDER_MS)
+        .event_time_with_lateness(OrderEvent::time, OUT_OF_ORDER_MS, lateness_ms)
         .filter(|event| event.status == PAID)
-        .dedup(
-            |event| (event.order_id.clone(), event.event_id.clone()),
-            DEDUP_MS,
-        )
+}
+
+fn sums<S: Stage<Out = Timed<OrderEvent>>>(events: Stream<S>) -> Revenues<S> {
+    events
         .key_by(|event| window_start(event.time(), MINUTE_MS).0)
         .tumbling(MINUTE_MS)
         .fold(|revenue: &mut Revenue, event| revenue.add(event.amount_cents))
@@ -77,9 +96,7 @@ pub fn revenue() -> WindowJob<impl Stage<Out = Timed<OrderEvent>>, OrderEvent, i
                 orders: revenue.orders,
                 cents: revenue.cents,
             };
-            Row {
-                key: minute.to_string(),
-                value: serde_json::to_string(&row).expect("a row is plain data"),
-            }
+            let value = serde_json::to_string(&row).expect("a row is plain data");
+            Row::new(minute.to_string(), value)
         })
 }

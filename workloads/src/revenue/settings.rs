@@ -1,12 +1,23 @@
 //! The workload's parameters, as they stand in a plan.
 
-use engine::{guarantee::Guarantee, job::JobConfig, log::producer::ProducerConfig, sink::SinkKind};
+use engine::{
+    graph::Upstream,
+    guarantee::{Chain, Guarantee},
+    job::JobConfig,
+    log::producer::ProducerConfig,
+    sink::SinkKind,
+    state::KeyGroups,
+};
 use proptest::{prelude::*, strategy::BoxedStrategy};
 use serde::{Deserialize, Serialize};
 use sim::Params;
 use std::time::Duration;
 
-use super::{DEAD_LETTERS, SUMS};
+use super::{
+    pipeline::{revenue, revenue_without_dedup, DEDUP_MS},
+    workload::WORKERS,
+    DEAD_LETTERS, SUMS,
+};
 
 /// Sizes, choices and knobs. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +32,10 @@ pub struct Settings {
     /// Run the job even if its chain does not give what it claims.
     #[serde(default)]
     pub unchecked: bool,
+    /// Whether the shops write an event again if they were not told that it is there, and sometimes if they were.
+    pub repeats: bool,
+    /// Whether the pipeline tells repeated events apart.
+    pub dedup: bool,
     /// A file of events, instead of drawn ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
@@ -28,6 +43,19 @@ pub struct Settings {
     pub partitions: u64,
     /// Tasks that share the windows.
     pub window_tasks: u64,
+    /// Tasks that share them once the coordinator has been started again.
+    pub window_tasks_later: u64,
+    /// Groups that the keys are divided into.
+    pub key_groups: u64,
+    /// How much later than the watermark an event may be, at the price of a correction. Only for a claim of
+    /// exactly-once: what is weaker cannot tell a repetition from a correction.
+    pub lateness_ms: u64,
+    /// After this long without an event a partition is idle; 0: never.
+    pub idle_ms: u64,
+    /// When somebody stops the job behind a savepoint, and starts it again; 0: never.
+    pub stop_ms: u64,
+    /// The job begins when all is written, and finishes.
+    pub bounded: bool,
     /// The time over which the events are written.
     pub feed_ms: u64,
     /// Between two times at which a shop writes.
@@ -36,8 +64,12 @@ pub struct Settings {
     pub checkpoint_ms: u64,
     /// A checkpoint that takes longer ends the attempt.
     pub checkpoint_timeout_ms: u64,
-    /// Silence after which a worker that stands by takes over.
+    /// Silence of the manifest log after which a coordinator that stands by takes over.
     pub takeover_ms: u64,
+    /// Silence after which coordinator and worker are lost to each other.
+    pub silence_ms: u64,
+    /// A transaction that is open for longer is aborted.
+    pub transaction_timeout_ms: u64,
     /// After this long a batch's outcome is unknown.
     pub delivery_timeout_ms: u64,
     /// How long a batch waits for more records.
@@ -51,37 +83,79 @@ pub struct Settings {
 impl Settings {
     /// Draws settings around `records` events.
     pub fn strategy(records: u64) -> BoxedStrategy<Params> {
-        let sizes = (2u64..6, 1u64..4, 6_000u64..15_000, 150u64..500);
-        let checkpoints = (500u64..2500, 5_000u64..12_000, 4_000u64..9_000);
+        let sizes = (2u64..6, 1u64..5, 1u64..5, 6_000u64..15_000, 150u64..500);
+        let checkpoints = (
+            500u64..2500,
+            5_000u64..12_000,
+            4_000u64..9_000,
+            1_500u64..4_000,
+        );
+        let time = (
+            prop_oneof![Just(0u64), Just(20_000), Just(60_000)],
+            prop_oneof![2 => Just(0u64), 1 => 800u64..4_000],
+            prop_oneof![3 => Just(0u64), 1 => 3_000u64..12_000],
+            prop_oneof![5 => Just(false), 1 => Just(true)],
+        );
         let producer = (
             4_000u64..40_000,
             1u64..30,
             prop_oneof![Just(5u64), Just(50), Just(500)],
+            prop_oneof![Just(8u64), Just(32), Just(128)],
         );
         let segment = prop_oneof![Just(8u64 << 10), Just(32 << 10), Just(1 << 20)];
-        (sizes, checkpoints, producer, segment)
-            .prop_map(move |(sizes, checkpoints, producer, segment_bytes)| {
-                let settings = Settings {
-                    records,
-                    guarantee: Guarantee::ExactlyOnce,
-                    sink: SinkKind::Objects,
-                    unchecked: false,
-                    input: None,
-                    partitions: sizes.0,
-                    window_tasks: sizes.1,
-                    feed_ms: sizes.2,
-                    tick_ms: sizes.3,
-                    checkpoint_ms: checkpoints.0,
-                    checkpoint_timeout_ms: checkpoints.1,
-                    takeover_ms: checkpoints.2,
-                    delivery_timeout_ms: producer.0,
-                    linger_ms: producer.1,
-                    batch_records: producer.2,
-                    segment_bytes,
-                };
-                settings.to_params()
-            })
+        let sink = prop_oneof![
+            Just(SinkKind::Transactional),
+            Just(SinkKind::Idempotent),
+            Just(SinkKind::Objects),
+        ];
+        (sizes, checkpoints, time, producer, segment, sink)
+            .prop_map(
+                move |(sizes, checkpoints, time, producer, segment_bytes, sink)| {
+                    let settings = Settings {
+                        records,
+                        guarantee: Guarantee::ExactlyOnce,
+                        sink,
+                        unchecked: false,
+                        repeats: true,
+                        dedup: true,
+                        input: None,
+                        partitions: sizes.0,
+                        window_tasks: sizes.1,
+                        window_tasks_later: sizes.2,
+                        key_groups: producer.3,
+                        lateness_ms: time.0,
+                        idle_ms: time.1,
+                        stop_ms: time.2,
+                        bounded: time.3,
+                        feed_ms: sizes.3,
+                        tick_ms: sizes.4,
+                        checkpoint_ms: checkpoints.0,
+                        checkpoint_timeout_ms: checkpoints.1,
+                        takeover_ms: checkpoints.2,
+                        silence_ms: checkpoints.3,
+                        transaction_timeout_ms: 100_000,
+                        delivery_timeout_ms: producer.0,
+                        linger_ms: producer.1,
+                        batch_records: producer.2,
+                        segment_bytes,
+                    };
+                    settings.to_params()
+                },
+            )
             .boxed()
+    }
+
+    /// The same with another claim and sink, and without what they cannot bear: who writes at once cannot take back
+    /// what the clock has decided, or tell a correction from a repetition.
+    pub fn with(self, guarantee: Guarantee, sink: SinkKind) -> Settings {
+        let exact = guarantee == Guarantee::ExactlyOnce && sink != SinkKind::Append;
+        Settings {
+            guarantee,
+            sink,
+            lateness_ms: if exact { self.lateness_ms } else { 0 },
+            idle_ms: if exact { self.idle_ms } else { 0 },
+            ..self
+        }
     }
 
     /// The settings as they stand in a plan.
@@ -105,6 +179,18 @@ impl Settings {
             ("records", self.records, 1, 10_000_000),
             ("partitions", self.partitions, 1, 64),
             ("window_tasks", self.window_tasks, 1, 64),
+            ("window_tasks_later", self.window_tasks_later, 1, 64),
+            ("key_groups", self.key_groups, 1, 4096),
+            ("lateness_ms", self.lateness_ms, 0, DEDUP_MS as u64),
+            ("idle_ms", self.idle_ms, 0, 600_000),
+            ("stop_ms", self.stop_ms, 0, 600_000),
+            ("silence_ms", self.silence_ms, 200, 600_000),
+            (
+                "transaction_timeout_ms",
+                self.transaction_timeout_ms,
+                100,
+                3_600_000,
+            ),
             ("feed_ms", self.feed_ms, 1, 3_600_000),
             ("tick_ms", self.tick_ms, 1, 60_000),
             ("checkpoint_ms", self.checkpoint_ms, 10, 600_000),
@@ -132,24 +218,59 @@ impl Settings {
                 ));
             }
         }
+        if self.clone().with(self.guarantee, self.sink) != *self {
+            return Err(format!(
+                "params: lateness_ms is {} and idle_ms {}; 0 would be right for {} into {}",
+                self.lateness_ms,
+                self.idle_ms,
+                self.guarantee,
+                self.sink.name()
+            ));
+        }
         Ok(())
     }
 
-    /// The job's configuration.
-    pub fn job(&self) -> JobConfig {
+    /// The links of the job's chain.
+    pub fn chain(&self) -> Chain {
+        let (lateness_ms, config) = (self.lateness_ms as i64, self.job(0));
+        match self.dedup {
+            true => revenue(self.upstream(), lateness_ms).links(&config),
+            false => revenue_without_dedup(self.upstream(), lateness_ms).links(&config),
+        }
+    }
+
+    /// Whether an event may be there more than once.
+    pub fn upstream(&self) -> Upstream {
+        match self.repeats {
+            true => Upstream::Repeats,
+            false => Upstream::Once,
+        }
+    }
+
+    /// The job's configuration, in a process that was started so many times before.
+    pub fn job(&self, incarnation: u64) -> JobConfig {
         JobConfig {
-            name: "revenue".into(),
-            claimed: self.guarantee,
             unchecked: self.unchecked,
-            sink: self.sink,
             output_topic: SUMS.into(),
             dead_letter_topic: DEAD_LETTERS.into(),
             partitions: self.partitions as i32,
-            window_tasks: self.window_tasks as usize,
+            bounded: self.bounded,
+            idle_after: (self.idle_ms > 0).then(|| Duration::from_millis(self.idle_ms)),
+            window_tasks: match incarnation {
+                0 => self.window_tasks as usize,
+                _ => self.window_tasks_later as usize,
+            },
+            key_groups: KeyGroups(self.key_groups as u32),
+            workers: WORKERS,
+            gather: Duration::from_millis(self.silence_ms),
+            heartbeat: Duration::from_millis(self.silence_ms / 5),
+            silence: Duration::from_millis(self.silence_ms),
             checkpoint_interval: Duration::from_millis(self.checkpoint_ms),
             checkpoint_timeout: Duration::from_millis(self.checkpoint_timeout_ms),
             takeover_after: Duration::from_millis(self.takeover_ms),
+            transaction_timeout: Duration::from_millis(self.transaction_timeout_ms),
             producer: self.producer(),
+            ..JobConfig::new("revenue", self.guarantee, self.sink)
         }
     }
 

@@ -11,7 +11,6 @@ use super::{
 use crate::cluster;
 use bytes::Bytes;
 use engine::{
-    exchange::stable_hash,
     ids::PartitionId,
     log::{
         cluster::Cluster,
@@ -19,6 +18,7 @@ use engine::{
         TopicPartition,
     },
     record::NewRecord,
+    state::stable_hash,
 };
 use sim::{History, OpId, Seed, Told};
 use std::{
@@ -46,8 +46,10 @@ pub struct Orders {
     pub items: Arc<Vec<(usize, Item)>>,
     /// What was sent, and what the shops were told.
     pub sends: History<Send, ()>,
-    /// Which events were acknowledged at least once.
+    /// Which events are done with: acknowledged at least once; or sent, for shops that never repeat themselves.
     pub acked: Arc<Mutex<Vec<bool>>>,
+    /// Whether what was not acknowledged is sent again.
+    repeats: bool,
 }
 
 impl Orders {
@@ -55,7 +57,7 @@ impl Orders {
     pub fn new(seed: Seed, settings: &Settings, input: Option<&[Item]>) -> Orders {
         let partitions = settings.partitions as usize;
         let mut items: Vec<(usize, Item)> = match input {
-            None => draw(seed, settings.records),
+            None => draw(seed, settings),
             Some(items) => items.to_vec(),
         }
         .into_iter()
@@ -82,6 +84,7 @@ impl Orders {
             items: Arc::new(items),
             sends: History::default(),
             acked: Arc::new(Mutex::new(acked)),
+            repeats: settings.repeats,
         }
     }
 
@@ -92,6 +95,14 @@ impl Orders {
 
     fn is_acked(&self, item: usize) -> bool {
         self.acked.lock().expect("acked")[item]
+    }
+
+    /// An event is being sent.
+    fn invoke(&self, at: Duration, send: Send) -> OpId {
+        if !self.repeats {
+            self.acked.lock().expect("acked")[send.item] = true;
+        }
+        self.sends.invoke(at, send)
     }
 
     fn tell(&self, op: OpId, item: usize, delivered: Result<(), SendError>) {
@@ -107,7 +118,8 @@ impl Orders {
 }
 
 /// Draws events: in about the order of their time, some late, some repeated, some that are none.
-fn draw(seed: Seed, records: u64) -> Vec<Item> {
+fn draw(seed: Seed, settings: &Settings) -> Vec<Item> {
+    let records = settings.records;
     const BEGIN_MS: i64 = 1_735_725_600_000;
     const STEP_MS: i64 = 600;
     let mut draws = seed.stream("orders", 0);
@@ -120,7 +132,7 @@ fn draw(seed: Seed, records: u64) -> Vec<Item> {
             items.push(Item { key, payload });
             continue;
         }
-        if kind < 6 && !items.is_empty() {
+        if kind < 6 && settings.repeats && !items.is_empty() {
             // A shop that was not told says it again.
             let back = 1 + draws.below(items.len().min(30) as u64) as usize;
             items.push(items[items.len() - back].clone());
@@ -191,7 +203,7 @@ pub async fn run(
                 item,
                 partition: *partition,
             };
-            let op = orders.sends.invoke(begun.elapsed(), send);
+            let op = orders.invoke(begun.elapsed(), send);
             let record = NewRecord {
                 key: Some(what.key.clone().into()),
                 value: Some(what.payload.clone().into()),

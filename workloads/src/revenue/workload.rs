@@ -1,39 +1,41 @@
-//! The workload: three brokers, two workers, two shops and an object store; what must come of it.
+//! The workload: three brokers, two coordinators, three workers, two shops, a reader and an object store.
 
 use super::{
     event::{read_input, Item},
-    oracle,
-    pipeline::{minute_name, revenue, RevenueRow},
+    ghost::Ghost,
+    judge::Evidence,
+    pipeline::{revenue, revenue_without_dedup},
+    reader::{self, Readings},
     settings::Settings,
-    shop::{self, Orders, SEND},
+    shop::{self, Orders},
     DEAD_LETTERS, EVENTS, SUMS,
 };
 use crate::cluster;
 use async_trait::async_trait;
 use engine::{
     checkpoint::{Entry, Manifest, Store},
-    guarantee::Guarantee,
     ids::{BrokerId, Offset, PartitionId},
+    job,
     log::{
         broker::{Broker, BrokerConfig},
         cluster::Cluster,
-        consumer::Consumer,
         TopicPartition,
     },
-    record::Record,
-    sink::{Objects, SinkKind},
+    sink::SinkKind,
+    worker::WorkerConfig,
 };
 use proptest::strategy::BoxedStrategy;
 use sim::{
     objects::{self, Shelf},
-    Amount, Findings, Kind, Ledger, Params, Plan, Promise, Scenario, Shape, Told, Workload, World,
+    Findings, Params, Plan, Scenario, Shape, Workload, World,
 };
-use std::path::Path;
-use xxhash_rust::xxh3::xxh3_64;
+use std::{path::Path, time::Duration};
 
 /// How many brokers there are.
 pub const BROKERS: usize = 3;
-const WORKERS: usize = 2;
+/// How many workers there are.
+pub const WORKERS: usize = 3;
+const COORDINATORS: usize = 2;
 const SHOPS: usize = 2;
 /// Faults strike within this much virtual time.
 const FAULTS_MS: u64 = 16_000;
@@ -54,44 +56,74 @@ fn broker_addresses() -> Vec<String> {
     (0..BROKERS).map(|id| format!("broker-{id}:9092")).collect()
 }
 
+fn coordinator_addresses() -> Vec<String> {
+    (0..COORDINATORS)
+        .map(|id| format!("coordinator-{id}:7000"))
+        .collect()
+}
+
 impl Workload for RevenueWorkload {
     fn name(&self) -> &str {
         "revenue"
     }
 
     fn about(&self) -> &str {
-        "ShopFlow: order events in, revenue per minute out; 3 brokers, 2 workers, 2 shops"
+        "ShopFlow: order events in, revenue per minute out; 3 brokers, 2 coordinators, 3 workers"
     }
 
     fn shape(&self) -> Shape {
         let brokers = ["broker-0", "broker-1", "broker-2"];
         let all = ["broker-0", "broker-1", "broker-2", "objects"];
+        let coordinators = ["coordinator-0", "coordinator-1"];
+        let workers = ["worker-0", "worker-1", "worker-2"];
         let mut shape = Shape::new().faults_for(FAULTS_MS);
         for broker in brokers {
-            let talks_to: &[&str] = if broker == "broker-0" {
-                &[]
-            } else {
-                &["broker-0"]
-            };
-            shape = shape.durable(broker, talks_to).events(&[
+            let others: Vec<&str> = brokers
+                .into_iter()
+                .filter(|other| *other != broker)
+                .collect();
+            shape = shape.durable(broker, &others).events(&[
                 "log.appended",
                 "log.synced",
                 "log.segment-begun",
                 "log.duplicate",
+                "transaction.ongoing",
+                "transaction.commit-decided",
+                "transaction.abort-decided",
+                "transaction.marked",
+                "transaction.initialized",
             ]);
         }
-        for worker in 0..WORKERS {
-            shape = shape.process(&format!("worker-{worker}"), &all).events(&[
+        for coordinator in coordinators {
+            shape = shape.process(coordinator, &all).events(&[
                 "job.attempt-begun",
+                "job.recovered",
+                "job.worker-came",
+                "sink.recovered",
+                "sink.aborted",
                 "checkpoint.begun",
+                "checkpoint.complete",
+                "checkpoint.committed",
+                "checkpoint.removed",
+            ]);
+        }
+        for worker in workers {
+            let others = all.into_iter().chain(coordinators).chain(workers);
+            let others: Vec<&str> = others.filter(|other| *other != worker).collect();
+            shape = shape.process(worker, &others).events(&[
+                "worker.deployed",
                 "source.snapshot",
+                "source.idle",
                 "window.aligned",
                 "window.fired",
+                "window.corrected",
+                "producer.initialized",
+                "producer.committed",
                 "sink.prepared",
-                "checkpoint.complete",
                 "sink.committed",
             ]);
         }
+        shape = shape.process("reader", &all);
         for shop in 0..SHOPS {
             shape = shape.process(&format!("shop-{shop}"), &brokers);
         }
@@ -105,8 +137,8 @@ impl Workload for RevenueWorkload {
     fn check_params(&self, params: &Params) -> Result<(), String> {
         let settings = Settings::of(params)?;
         if !settings.unchecked {
-            let chain = revenue().links(&settings.job());
-            chain
+            settings
+                .chain()
                 .check(settings.guarantee)
                 .map_err(|refused| refused.to_string())?;
         }
@@ -156,15 +188,25 @@ impl Workload for RevenueWorkload {
                 let _ = Broker::run(cluster::host(&node), config).await;
             });
         }
+        for id in 0..COORDINATORS {
+            let (orders, settings) = (orders.clone(), settings.clone());
+            world.node(&format!("coordinator-{id}"), move |node| {
+                let (orders, settings) = (orders.clone(), settings.clone());
+                coordinate(node, orders, settings, id)
+            });
+        }
         for id in 0..WORKERS {
-            let config = settings.job();
+            let settings = settings.clone();
             world.node(&format!("worker-{id}"), move |node| {
-                let config = config.clone();
-                async move {
-                    let _ = revenue()
-                        .run(cluster::host(&node), broker_addresses(), config)
-                        .await;
-                }
+                work(node, settings.clone(), id)
+            });
+        }
+        let readings = Readings::default();
+        {
+            let (readings, settings) = (readings.clone(), settings.clone());
+            world.node("reader", move |node| {
+                let (readings, settings) = (readings.clone(), settings.clone());
+                reader::run(node, broker_addresses(), readings, settings)
             });
         }
         for id in 0..SHOPS {
@@ -175,14 +217,80 @@ impl Workload for RevenueWorkload {
             });
         }
         let observer = cluster::host(&world.observer());
+        if settings.stop_ms > 0 {
+            tokio::spawn(stop(observer.clone(), settings.stop_ms));
+        }
+        let ghost = Ghost::default();
+        ghost.watch(world);
         Box::new(Running {
             store: Store::new(observer.objects.clone(), "revenue"),
             cluster: Cluster::new(observer, broker_addresses()),
             settings,
             orders,
+            readings,
+            ghost,
             entries: Vec::new(),
             ends: None,
         })
+    }
+}
+
+/// Coordinates the job; one with an end begins when all of its input is there.
+async fn coordinate(node: sim::Host, orders: Orders, settings: Settings, id: usize) {
+    while settings.bounded && !orders.are_written() {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let listen = &coordinator_addresses()[id];
+    let config = settings.job(node.incarnation());
+    let (upstream, lateness_ms) = (settings.upstream(), settings.lateness_ms as i64);
+    let (host, brokers) = (cluster::host(&node), broker_addresses());
+    // Whatever ends it, its supervisor starts it again.
+    let _ = match settings.dedup {
+        true => {
+            let job = revenue(upstream, lateness_ms);
+            job.coordinate(host, brokers, config, listen).await
+        }
+        false => {
+            let job = revenue_without_dedup(upstream, lateness_ms);
+            job.coordinate(host, brokers, config, listen).await
+        }
+    };
+}
+
+/// Works for the job.
+async fn work(node: sim::Host, settings: Settings, id: usize) {
+    let at = WorkerConfig {
+        coordinators: coordinator_addresses(),
+        listen: "0.0.0.0:7001".into(),
+        address: format!("worker-{id}:7001"),
+    };
+    let config = settings.job(node.incarnation());
+    let (upstream, lateness_ms) = (settings.upstream(), settings.lateness_ms as i64);
+    let (host, brokers) = (cluster::host(&node), broker_addresses());
+    let _ = match settings.dedup {
+        true => {
+            let job = revenue(upstream, lateness_ms);
+            job.work(host, brokers, config, at).await
+        }
+        false => {
+            let job = revenue_without_dedup(upstream, lateness_ms);
+            job.work(host, brokers, config, at).await
+        }
+    };
+}
+
+/// Somebody stops the job, whoever coordinates it. Its processes end, and are started again.
+async fn stop(host: engine::host::Host, after_ms: u64) {
+    const TRIES: usize = 20;
+    tokio::time::sleep(Duration::from_millis(after_ms)).await;
+    for _ in 0..TRIES {
+        for address in coordinator_addresses() {
+            let stopping = job::stop(&host, &address);
+            if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_secs(5), stopping).await {
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
 
@@ -191,6 +299,8 @@ struct Running {
     cluster: Cluster,
     settings: Settings,
     orders: Orders,
+    readings: Readings,
+    ghost: Ghost,
     entries: Vec<Entry>,
     /// The end of each partition of the input, once it is all written.
     ends: Option<Vec<Offset>>,
@@ -222,58 +332,55 @@ impl Scenario for Running {
                 .map(|index| format!("{:?} of {}", read(index), ends[index]))
                 .collect::<Vec<_>>()
         };
-        // What a checkpoint has prepared is committed before the same attempt completes the next one.
-        let done = manifests
-            .windows(2)
-            .any(|two| two[0].attempt == two[1].attempt && behind(&two[0]).is_empty());
-        match (done, manifests.last()) {
-            (true, _) => Vec::new(),
-            (false, None) => vec!["no checkpoint is complete".into()],
-            (false, Some(last)) => {
+        // A checkpoint begins when what the one before it has prepared is committed.
+        let done = match self.entries.last() {
+            Some(Entry::Finished(_)) => {
+                manifests.last().is_some_and(|last| behind(last).is_empty())
+            }
+            _ => manifests
+                .windows(2)
+                .any(|two| two[0].attempt == two[1].attempt && behind(&two[0]).is_empty()),
+        };
+        if done {
+            return self.look_for_open().await;
+        }
+        let mut waits = match manifests.last() {
+            None => vec!["no checkpoint is complete".into()],
+            Some(last) => {
+                let behind = behind(last);
+                let behind = behind.iter();
                 let mut waits = vec![format!(
                     "checkpoint {} of attempt {} on {} is the last",
                     last.checkpoint, last.attempt, last.instance
                 )];
-                let behind = behind(last);
-                waits.extend(
-                    behind
-                        .iter()
-                        .map(|at| format!("a source has read {at} records")),
-                );
+                waits.extend(behind.map(|at| format!("a source has read {at} records")));
                 waits
             }
+        };
+        if let Some(Entry::Halted(why)) = self.entries.last() {
+            waits.insert(0, format!("the job halted: {why}"));
         }
+        waits
     }
 
     async fn judge(&mut self) -> Findings {
-        let input = self.read_topic(EVENTS).await;
-        let payloads: Vec<Vec<Vec<u8>>> = (input.iter())
-            .map(|log| {
-                log.iter()
-                    .map(|r| r.value.as_deref().unwrap_or_default().to_vec())
-                    .collect()
-            })
-            .collect();
-        let expected = oracle::fold(&payloads);
-        let sums = match self.settings.sink {
-            SinkKind::Objects => self.sums_of_objects(&expected).await,
-            SinkKind::Append => self.sums_of_topic(&expected).await,
-        };
-        let rows = self
-            .manifests()
-            .flat_map(|manifest| manifest.tasks.values());
-        let commits = rows
-            .filter(|task| task.prepared.as_ref().is_some_and(|p| p.rows > 0))
-            .count();
-        Findings {
-            ledgers: vec![
-                sums,
-                self.check_log(&input),
-                self.check_dead_letters(&expected).await,
-            ],
-            commits: commits as u64,
-            why: self.attempts(),
+        // The job goes on meanwhile: what was seen before this must be among what is read now.
+        let (before, seen) = (self.ghost.testimony(), self.readings.seen());
+        while self.read_entries().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
+        let evidence = Evidence {
+            before,
+            seen,
+            cluster: &self.cluster,
+            store: &self.store,
+            settings: &self.settings,
+            orders: &self.orders,
+            entries: &self.entries,
+            readings: &self.readings,
+            testimony: self.ghost.testimony(),
+        };
+        evidence.judge().await
     }
 }
 
@@ -281,8 +388,30 @@ impl Running {
     fn manifests(&self) -> impl Iterator<Item = &Manifest> {
         self.entries.iter().filter_map(|entry| match entry {
             Entry::Complete(manifest) => Some(manifest),
-            Entry::Begun { .. } => None,
+            _ => None,
         })
+    }
+
+    /// Which partitions of the output somebody has left a transaction open in.
+    async fn look_for_open(&self) -> Vec<String> {
+        let mut open = Vec::new();
+        if self.settings.sink != SinkKind::Transactional {
+            return open;
+        }
+        for topic in [SUMS, DEAD_LETTERS] {
+            for index in 0..self.settings.partitions {
+                let of = TopicPartition::new(topic, PartitionId(index as i32));
+                let stable = self.cluster.stable_offset(&of).await;
+                let end = self.cluster.end_offset(&of).await;
+                match (stable, end) {
+                    (Ok(stable), Ok(end)) if stable == end => {}
+                    (stable, end) => {
+                        open.push(format!("{of} is stable up to {stable:?} of {end:?}"))
+                    }
+                }
+            }
+        }
+        open
     }
 
     /// Reads the entries of the manifest log that are new.
@@ -304,175 +433,5 @@ impl Running {
             ends.push(end.map_err(|error| format!("{of}: {error}"))?);
         }
         Ok(ends)
-    }
-
-    /// All records of a topic, by partition. Everything is calm: it tries until it is told.
-    async fn read_topic(&self, topic: &str) -> Vec<Vec<Record>> {
-        let mut all = Vec::new();
-        for index in 0..self.settings.partitions {
-            let of = TopicPartition::new(topic, PartitionId(index as i32));
-            let end = loop {
-                match self.cluster.end_offset(&of).await {
-                    Ok(end) => break end,
-                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
-                }
-            };
-            let mut consumer = Consumer::new(self.cluster.clone(), of, Offset(0));
-            let mut records = Vec::new();
-            while consumer.position() < end {
-                match consumer.poll().await {
-                    Ok(polled) => records.extend(polled),
-                    Err(_) => break,
-                }
-            }
-            all.push(records);
-        }
-        all
-    }
-
-    /// What was acknowledged to the shops is in the log, once; what is in the log was sent.
-    fn check_log(&self, input: &[Vec<Record>]) -> Ledger {
-        let mut ledger = Ledger::new("the log", Promise::exactly_once());
-        let amount = |payload: &[u8]| Amount {
-            count: 1,
-            sum: xxh3_64(payload) as i64,
-        };
-        for (number, op) in self.orders.sends.ops().into_iter().enumerate() {
-            let key = format!("send {number} to {EVENTS}-{}", op.asked.partition);
-            let amount = amount(&self.orders.items[op.asked.item].1.payload);
-            match op.told {
-                Told::Ok(()) => ledger.must(key, amount),
-                Told::Unknown | Told::Invoked => ledger.may(key, amount),
-                Told::Failed => {}
-            }
-        }
-        for (partition, log) in input.iter().enumerate() {
-            for (index, record) in log.iter().enumerate() {
-                if record.offset != Offset(index as i64) {
-                    let what = format!("offset {index} of {EVENTS}-{partition} is missing");
-                    ledger.found(Kind::Lost, what);
-                    return ledger;
-                }
-                let send = record.headers.iter().find(|(name, _)| name == SEND);
-                let number = send.map_or("?".into(), |(_, value)| String::from_utf8_lossy(value));
-                let key = format!("send {number} to {EVENTS}-{partition}");
-                let payload = record.value.as_deref().unwrap_or_default();
-                ledger.saw_at(key, amount(payload), format!("offset {index}"));
-            }
-        }
-        ledger
-    }
-
-    fn sums_ledger(&self, expected: &oracle::Expected) -> Ledger {
-        let promise = match self.settings.guarantee {
-            Guarantee::ExactlyOnce => Promise::exactly_once(),
-            Guarantee::AtLeastOnce => Promise::at_least_once(),
-            Guarantee::AtMostOnce => Promise::at_most_once(),
-        };
-        let mut ledger = Ledger::new(SUMS, promise);
-        for (minute, revenue) in &expected.minutes {
-            let amount = Amount {
-                count: revenue.orders,
-                sum: revenue.cents,
-            };
-            ledger.must(minute_name(*minute), amount);
-        }
-        ledger
-    }
-
-    async fn sums_of_objects(&mut self, expected: &oracle::Expected) -> Ledger {
-        let mut ledger = self.sums_ledger(expected);
-        for manifest in self.manifests() {
-            let place = format!(
-                "checkpoint {} by {}",
-                manifest.checkpoint, manifest.instance
-            );
-            match Objects::read(&self.store, manifest).await {
-                Err(what) => ledger.found(Kind::Torn, format!("{place}: {what}")),
-                Ok(rows) => {
-                    for row in rows {
-                        saw_sum(&mut ledger, row.value.as_bytes(), place.clone());
-                    }
-                }
-            }
-        }
-        ledger
-    }
-
-    async fn sums_of_topic(&self, expected: &oracle::Expected) -> Ledger {
-        let mut ledger = self.sums_ledger(expected);
-        for (partition, records) in self.read_topic(SUMS).await.iter().enumerate() {
-            for record in records {
-                let place = format!("offset {} of {SUMS}-{partition}", record.offset);
-                saw_sum(
-                    &mut ledger,
-                    record.value.as_deref().unwrap_or_default(),
-                    place,
-                );
-            }
-        }
-        ledger
-    }
-
-    /// Every record that cannot be used is among the dead letters, and nothing else is. They may be
-    /// written again after a restore, and are told apart by where they come from.
-    async fn check_dead_letters(&self, expected: &oracle::Expected) -> Ledger {
-        let mut ledger = Ledger::new("dead letters", Promise::at_least_once());
-        let one = Amount { count: 1, sum: 0 };
-        for ((partition, offset), reason) in &expected.dead_letters {
-            ledger.must(format!("{EVENTS}-{partition}@{offset} {reason}"), one);
-        }
-        for record in self.read_topic(DEAD_LETTERS).await.into_iter().flatten() {
-            let header = |name: &str| {
-                let found = record.headers.iter().find(|(known, _)| known == name);
-                found.map_or("?".into(), |(_, value)| {
-                    String::from_utf8_lossy(value).into_owned()
-                })
-            };
-            let reason = header("reason");
-            let reason = reason.split(':').next().unwrap_or("?");
-            ledger.saw(
-                format!("{}@{} {reason}", header("source"), header("offset")),
-                one,
-            );
-        }
-        ledger
-    }
-
-    /// The attempts of the job, for people.
-    fn attempts(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for (number, entry) in self.entries.iter().enumerate() {
-            match entry {
-                Entry::Begun { instance, restores } => {
-                    let from = restores.map_or("the start".into(), |id| format!("checkpoint {id}"));
-                    lines.push(format!("attempt {number} began on {instance}, from {from}"));
-                }
-                Entry::Complete(manifest) => {
-                    let prepared = manifest
-                        .tasks
-                        .values()
-                        .filter_map(|task| task.prepared.as_ref());
-                    let rows: u64 = prepared.map(|prepared| prepared.rows).sum();
-                    if rows > 0 {
-                        lines.push(format!("checkpoint {number} completed with {rows} rows"));
-                    }
-                }
-            }
-        }
-        lines
-    }
-}
-
-fn saw_sum(ledger: &mut Ledger, row: &[u8], place: String) {
-    match serde_json::from_slice::<RevenueRow>(row) {
-        Err(error) => ledger.found(Kind::Torn, format!("{place}: {error}")),
-        Ok(row) => {
-            let amount = Amount {
-                count: row.orders,
-                sum: row.cents,
-            };
-            ledger.saw_at(minute_name(row.minute_ms), amount, place);
-        }
     }
 }

@@ -1,0 +1,291 @@
+//! One attempt, as its coordinator sees it.
+
+use super::{
+    protocol::{Deployment, Placed, ToWorker},
+    roll::{Event, Roll, WorkerNumber},
+    source_name, window_name, AttemptError, Coordinating,
+};
+use crate::{
+    checkpoint::{
+        coordinator::Coordinator,
+        store::{self, StoreError},
+        Complete,
+    },
+    ids::{CheckpointId, Offset, PartitionId},
+    log::TopicPartition,
+    task::{Part, Report},
+};
+use futures::{select_biased, FutureExt};
+use std::collections::BTreeSet;
+use tokio::time::Instant;
+
+/// An attempt that has begun.
+pub(super) struct Attempt<'a> {
+    pub job: &'a Coordinating<'a>,
+    pub begun: store::Attempt,
+    /// The newest complete checkpoint: it goes on from there.
+    pub restored: Option<Complete>,
+    pub partitions: usize,
+}
+
+/// How an attempt ends if nothing goes wrong.
+#[derive(Clone, Copy)]
+pub(super) enum Ending {
+    Stopped(CheckpointId),
+    Finished(CheckpointId),
+}
+
+/// Every so many checkpoints, what late processes of earlier attempts have open is looked for.
+const SWEEP_EVERY: u64 = 8;
+
+impl Attempt<'_> {
+    /// Recovers, deploys, and takes one checkpoint after the other.
+    pub async fn run(&mut self, roll: &mut Roll) -> Result<Ending, AttemptError> {
+        self.recover().await?;
+        let until = self.ends().await?;
+        let workers = self.gather(roll).await;
+        if self.begun.is_fenced().await? {
+            return Err(StoreError::Fenced(self.begun.next().0).into());
+        }
+        let deployments = self.deployments(&workers, until)?;
+        for (number, deployment) in workers.iter().map(|(number, _)| *number).zip(deployments) {
+            roll.tell(number, ToWorker::Deploy(deployment));
+        }
+        let members: BTreeSet<WorkerNumber> = workers.iter().map(|(number, _)| *number).collect();
+        let done = self.checkpoints(roll, &members).await;
+        // What they still do for this attempt ends with their connections.
+        members.iter().for_each(|number| roll.dismiss(*number));
+        done
+    }
+
+    /// Commits what the checkpoint has prepared, then aborts what else the attempts before have open.
+    async fn recover(&mut self) -> Result<(), AttemptError> {
+        let (recovery, config) = (&self.job.recovery, self.job.config);
+        if let Some(complete) = &self.restored {
+            let host = self.job.cluster.host();
+            let topic_of = |task: &str| config.topic_of(task, host);
+            recovery.commit(complete, topic_of).await?;
+        }
+        recovery.sweep(self.begun.id()).await;
+        tracing::info!(name: "job.recovered", attempt = self.begun.id().0);
+        Ok(())
+    }
+
+    /// Where the input ends, if it does.
+    async fn ends(&self) -> Result<Option<Vec<Offset>>, AttemptError> {
+        if !self.job.config.bounded {
+            return Ok(None);
+        }
+        let mut ends = Vec::new();
+        for index in 0..self.partitions {
+            let of = TopicPartition::new(&self.job.graph.topic, PartitionId(index as i32));
+            let end = self.job.cluster.stable_offset(&of).await;
+            ends.push(end.map_err(|error| AttemptError::Log(error.to_string()))?);
+        }
+        Ok(Some(ends))
+    }
+
+    /// Waits for workers: for as many as there should be, or for at least one when that takes too long.
+    async fn gather(&self, roll: &mut Roll) -> Vec<(WorkerNumber, String)> {
+        let until = Instant::now() + self.job.config.gather;
+        loop {
+            let workers = roll.workers();
+            let enough = workers.len() >= self.job.config.workers;
+            if enough || (!workers.is_empty() && Instant::now() >= until) {
+                return workers;
+            }
+            let left = match workers.is_empty() {
+                true => self.job.config.gather,
+                false => until.saturating_duration_since(Instant::now()),
+            };
+            let _ = tokio::time::timeout(left, roll.next(usize::MAX)).await;
+        }
+    }
+
+    /// Who runs what: tasks in turn over the workers.
+    fn deployments(
+        &self,
+        workers: &[(WorkerNumber, String)],
+        until: Option<Vec<Offset>>,
+    ) -> Result<Vec<Deployment>, AttemptError> {
+        let config = self.job.config;
+        let place = |index: usize| (index % workers.len()) as u32;
+        let mut sources = Vec::new();
+        for index in 0..self.partitions {
+            let task = source_name(index);
+            sources.push(Placed {
+                restore: self.source_snapshot(&task)?.into_iter().collect(),
+                worker: place(index),
+                task,
+            });
+        }
+        let window_tasks = config.window_tasks.min(config.key_groups.0 as usize).max(1);
+        let windows: Vec<Placed> = (0..window_tasks)
+            .map(|index| Placed {
+                task: window_name(index),
+                // From the other end, so that the first worker does not have the most of both.
+                worker: place(workers.len() - 1 - index % workers.len()),
+                restore: self.window_snapshots(index, window_tasks),
+            })
+            .collect();
+        let addresses: Vec<String> = workers.iter().map(|(_, address)| address.clone()).collect();
+        let deployment = Deployment {
+            attempt: self.begun.id(),
+            me: 0,
+            workers: addresses,
+            sources,
+            windows,
+            until,
+        };
+        let mine = |me| Deployment {
+            me,
+            ..deployment.clone()
+        };
+        Ok((0..workers.len() as u32).map(mine).collect())
+    }
+
+    fn source_snapshot(&self, task: &str) -> Result<Option<String>, AttemptError> {
+        let Some(complete) = &self.restored else {
+            return Ok(None);
+        };
+        let manifest = complete.manifest();
+        match manifest.tasks.get(task) {
+            Some(snapshot) => Ok(Some(snapshot.object.clone())),
+            None => Err(AttemptError::Store(StoreError::Damaged {
+                path: format!("checkpoint {}", manifest.checkpoint),
+                what: format!("it has no snapshot of {task}: has the topic more partitions now?"),
+            })),
+        }
+    }
+
+    /// The objects that hold any group of a window task's keys.
+    fn window_snapshots(&self, index: usize, window_tasks: usize) -> Vec<String> {
+        let Some(complete) = &self.restored else {
+            return Vec::new();
+        };
+        let mine = self.job.config.key_groups.range(index, window_tasks);
+        let snapshots = complete.manifest().tasks.values();
+        let overlap = snapshots.filter(|snapshot| {
+            let groups = snapshot.groups.as_ref();
+            groups.is_some_and(|groups| groups.start < mine.end && mine.start < groups.end)
+        });
+        overlap.map(|snapshot| snapshot.object.clone()).collect()
+    }
+
+    async fn checkpoints(
+        &mut self,
+        roll: &mut Roll,
+        members: &BTreeSet<WorkerNumber>,
+    ) -> Result<Ending, AttemptError> {
+        let config = self.job.config;
+        let window_tasks = config.window_tasks.min(config.key_groups.0 as usize).max(1);
+        let names = (0..self.partitions)
+            .map(source_name)
+            .chain((0..window_tasks).map(window_name));
+        let mut coordinator = Coordinator::new(names);
+        let mut running: BTreeSet<String> = (0..self.partitions).map(source_name).collect();
+        let mut due = Instant::now() + config.checkpoint_interval;
+        // The newest checkpoint, and what ends with it.
+        let mut last: Option<(CheckpointId, Option<Ending>)> = None;
+        let mut completed = 0;
+        let mut _sweeping = None;
+        loop {
+            let ends = roll.is_to_stop() || running.is_empty();
+            if coordinator.is_idle() && ends {
+                match last {
+                    // It holds all that there will be.
+                    Some((_, Some(ending))) => return Ok(ending),
+                    _ => due = Instant::now(),
+                }
+            }
+            let event = select_biased! {
+                event = roll.next(self.partitions).fuse() => Some(event),
+                () = tokio::time::sleep_until(due).fuse() => None,
+            };
+            match event {
+                None if coordinator.is_idle() => {
+                    let checkpoint = self.begun.next();
+                    tracing::info!(name: "checkpoint.begun", checkpoint = checkpoint.0);
+                    coordinator.begin(checkpoint);
+                    let ending = match running.is_empty() {
+                        true => Some(Ending::Finished(checkpoint)),
+                        false if ends => Some(Ending::Stopped(checkpoint)),
+                        false => None,
+                    };
+                    last = Some((checkpoint, ending));
+                    for member in members {
+                        roll.tell(*member, ToWorker::Barrier(checkpoint));
+                    }
+                    due = Instant::now() + config.checkpoint_timeout;
+                }
+                None => {
+                    let missing = format!("{:?}", coordinator.missing());
+                    return Err(AttemptError::Timeout(self.begun.next(), missing));
+                }
+                Some(Event::Came | Event::Stop) => {}
+                Some(Event::Lost(number, who, why)) if members.contains(&number) => {
+                    return Err(AttemptError::Lost(who, why));
+                }
+                Some(Event::Lost(..)) => {}
+                Some(Event::Report(number, _)) if !members.contains(&number) => {}
+                Some(Event::Report(_, Report::Failed { task, error, gone })) => {
+                    return Err(AttemptError::Task { task, error, gone });
+                }
+                Some(Event::Report(_, Report::Finished { task })) => {
+                    running.remove(&task);
+                }
+                Some(Event::Report(
+                    _,
+                    Report::Ack {
+                        task,
+                        checkpoint,
+                        snapshot,
+                    },
+                )) => {
+                    if let Some(snapshots) = coordinator.ack(task, checkpoint, snapshot)? {
+                        let savepoint = matches!(last, Some((_, Some(Ending::Stopped(_)))));
+                        let complete = self
+                            .begun
+                            .complete(snapshots, config.key_groups, savepoint)
+                            .await?;
+                        coordinator.complete(checkpoint);
+                        tracing::info!(
+                            name: "checkpoint.complete",
+                            checkpoint = checkpoint.0,
+                            rows = complete.manifest().rows()
+                        );
+                        for member in members {
+                            roll.tell(*member, ToWorker::Complete(checkpoint));
+                        }
+                        self.restored = Some(complete);
+                    }
+                }
+                Some(Event::Report(_, Report::Committed { task, checkpoint })) => {
+                    if coordinator.committed(task, checkpoint)? {
+                        tracing::info!(name: "checkpoint.committed", checkpoint = checkpoint.0);
+                        due = Instant::now() + config.checkpoint_interval;
+                        completed += 1;
+                        _sweeping = Some(self.tidy(completed % SWEEP_EVERY == 0));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Removes what no attempt will ever want, and maybe aborts what late ones have open, beside everything else.
+    fn tidy(&self, sweeps: bool) -> Part {
+        let (store, recovery) = (self.job.store.clone(), self.job.recovery.clone());
+        let (complete, attempt) = (self.restored.clone(), self.begun.id());
+        Part(tokio::spawn(async move {
+            if let Some(complete) = complete {
+                // What cannot be removed now is removed after the next one.
+                if let Ok(removed @ 1..) = store.forget_before(&complete).await {
+                    tracing::info!(name: "checkpoint.removed", objects = removed);
+                }
+            }
+            if sweeps {
+                recovery.sweep(attempt).await;
+            }
+        }))
+    }
+}

@@ -1,0 +1,110 @@
+//! Recovery: what an attempt does with the output of those before it, once it has fenced them.
+//!
+//! First everything that the manifest says is prepared is committed, by its identity. Only then the rest is aborted:
+//! transactions of earlier attempts that are open and belong to no complete checkpoint would hold back all
+//! readers of committed records until their time is over. Whoever was only slow may open another one later,
+//! so the running attempt looks for them from time to time ([`Recovery::sweep`]).
+
+use super::{
+    idempotent::Idempotent,
+    transactional::{attempt_of, gone_or},
+    OutputTopic, SinkError, SinkKind,
+};
+use crate::{
+    checkpoint::{Complete, Store},
+    ids::AttemptId,
+    log::{
+        cluster::Cluster,
+        producer::{Producer, ProducerConfig},
+        transactional::{end_prepared, take_over, Prepared as Transaction, TransactionError},
+    },
+    wire::batch::Outcome,
+};
+use std::collections::BTreeSet;
+
+/// Commits and aborts for a whole job.
+#[derive(Clone)]
+pub struct Recovery {
+    /// The job's name.
+    pub job: String,
+    /// What its sinks are.
+    pub sink: SinkKind,
+    /// Where its output is.
+    pub cluster: Cluster,
+    /// Its objects.
+    pub store: Store,
+    /// How its producers work.
+    pub producer: ProducerConfig,
+}
+
+impl Recovery {
+    /// Commits what a complete checkpoint has prepared, maybe again. `topic_of` tells where a task's rows go.
+    pub async fn commit(
+        &self,
+        complete: &Complete,
+        topic_of: impl Fn(&str) -> OutputTopic,
+    ) -> Result<(), SinkError> {
+        let manifest = complete.manifest();
+        let mut producer = None;
+        for (task, snapshot) in &manifest.tasks {
+            let prepared = &snapshot.prepared;
+            if let Some(transaction) = &prepared.transaction {
+                self.end(transaction, complete).await?;
+            }
+            if let (SinkKind::Idempotent, Some(object)) = (self.sink, &prepared.object) {
+                if producer.is_none() {
+                    let new = Producer::new(self.cluster.clone(), self.producer.clone()).await;
+                    producer = Some(new);
+                }
+                let producer = producer.as_ref().expect("just made");
+                Idempotent::write_again(&self.store, object, producer, &topic_of(task)).await?;
+            }
+            if prepared.rows > 0 {
+                tracing::info!(
+                    name: "sink.recovered",
+                    task = %task,
+                    checkpoint = manifest.checkpoint.0,
+                    rows = prepared.rows
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn end(&self, transaction: &Transaction, complete: &Complete) -> Result<(), SinkError> {
+        let within = self.producer.delivery_timeout;
+        match end_prepared(&self.cluster, transaction, Outcome::Commit, within).await {
+            Ok(()) => Ok(()),
+            // No process of this job uses its id again before the next checkpoint is complete.
+            Err(TransactionError::Fenced(why)) => Err(SinkError::Gone(format!(
+                "somebody who is no process of this job has taken over {}, which held output of complete \
+                 checkpoint {}: {why}",
+                transaction.transactional_id,
+                complete.checkpoint()
+            ))),
+            Err(error) => Err(gone_or(error, complete.checkpoint())),
+        }
+    }
+
+    /// Aborts what attempts before `attempt` have open, as far as the brokers can be asked; how many transactions.
+    pub async fn sweep(&self, attempt: AttemptId) -> usize {
+        if self.sink != SinkKind::Transactional {
+            return 0;
+        }
+        let open: BTreeSet<String> = self.cluster.open_transactions().await.into_iter().collect();
+        let strays = open
+            .into_iter()
+            .filter(|id| attempt_of(&self.job, id).is_some_and(|of| of < attempt));
+        let mut swept = 0;
+        for id in strays {
+            if take_over(&self.cluster, &id, self.producer.delivery_timeout)
+                .await
+                .is_ok()
+            {
+                tracing::info!(name: "sink.aborted", id = %id);
+                swept += 1;
+            }
+        }
+        swept
+    }
+}
