@@ -159,13 +159,21 @@ pub fn run(workload: &Arc<dyn Workload>, plan: &Plan, limits: &Limits) -> Report
         let _ = sender.send(run_here(&*workload, &plan, &limits));
     });
     spawned.expect("the system gives a thread");
-    receiver.recv_timeout(wall_max).unwrap_or_else(|_| {
-        let what = format!("no end after {} s of wall time", wall_max.as_secs());
-        Report::of_nothing(Anomaly {
-            kind: Kind::Stuck,
-            what,
-            why: vec!["the run's thread was abandoned; its trace has no end".into()],
-        })
+    receiver.recv_timeout(wall_max).unwrap_or_else(|error| {
+        let (kind, what, why) = match error {
+            mpsc::RecvTimeoutError::Timeout => (
+                Kind::Stuck,
+                format!("no end after {} s of wall time", wall_max.as_secs()),
+                "the run's thread was abandoned; its trace has no end",
+            ),
+            mpsc::RecvTimeoutError::Disconnected => (
+                Kind::Panicked,
+                "the simulator itself panicked after the run".into(),
+                "something outlived the run, and holds on to its world",
+            ),
+        };
+        let why = vec![why.into()];
+        Report::of_nothing(Anomaly { kind, what, why })
     })
 }
 

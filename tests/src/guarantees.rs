@@ -36,11 +36,15 @@ impl Cell {
 
     fn adjust(self, plan: &mut Plan, unchecked: bool) {
         let settings = Settings::of(&plan.params).expect("it was drawn");
+        let settings = settings.with(self.guarantee, self.sink);
         let settings = Settings {
-            repeats: self.repeats,
             dedup: self.dedup,
             unchecked,
-            ..settings.with(self.guarantee, self.sink)
+            ..if self.repeats {
+                settings
+            } else {
+                settings.once()
+            }
         };
         plan.params = settings.to_params();
     }

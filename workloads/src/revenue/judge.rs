@@ -110,6 +110,13 @@ impl Evidence<'_> {
         })
     }
 
+    /// The watermark at the cut of the last checkpoint.
+    fn last_watermark(&self) -> i64 {
+        let last = self.manifests().last();
+        let cut = last.and_then(|last| self.testimony.cuts.get(&(last.checkpoint.0 as i64)));
+        cut.and_then(|cut| cut.watermark).unwrap_or(i64::MIN)
+    }
+
     fn promise(&self) -> Promise {
         match self.settings.guarantee {
             Guarantee::ExactlyOnce => Promise::exactly_once(),
@@ -176,6 +183,8 @@ impl Evidence<'_> {
         }
         let watermark = match self.settings.bounded {
             true => i64::MAX,
+            // Idle partitions went on with the others.
+            false if self.settings.idle_ms > 0 => self.last_watermark(),
             false => oracle.watermark_of_all(),
         };
         for (minute, revenue) in oracle.closed(watermark) {

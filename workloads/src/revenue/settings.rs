@@ -218,6 +218,9 @@ impl Settings {
                 ));
             }
         }
+        if !self.repeats && self.bounded {
+            return Err("params: bounded is true; false would be right without repeats".into());
+        }
         if self.clone().with(self.guarantee, self.sink) != *self {
             return Err(format!(
                 "params: lateness_ms is {} and idle_ms {}; 0 would be right for {} into {}",
@@ -228,6 +231,16 @@ impl Settings {
             ));
         }
         Ok(())
+    }
+
+    /// The same with shops that never repeat themselves. What they were not told of may still arrive when all is
+    /// done; so the input has no end.
+    pub fn once(self) -> Settings {
+        Settings {
+            repeats: false,
+            bounded: false,
+            ..self
+        }
     }
 
     /// The links of the job's chain.

@@ -46,7 +46,8 @@ pub struct Orders {
     pub items: Arc<Vec<(usize, Item)>>,
     /// What was sent, and what the shops were told.
     pub sends: History<Send, ()>,
-    /// Which events are done with: acknowledged at least once; or sent, for shops that never repeat themselves.
+    /// Which events are done with: acknowledged at least once; or of an unknown outcome, for shops
+    /// that never repeat themselves.
     pub acked: Arc<Mutex<Vec<bool>>>,
     /// Whether what was not acknowledged is sent again.
     repeats: bool,
@@ -97,12 +98,18 @@ impl Orders {
         self.acked.lock().expect("acked")[item]
     }
 
-    /// An event is being sent.
-    fn invoke(&self, at: Duration, send: Send) -> OpId {
-        if !self.repeats {
-            self.acked.lock().expect("acked")[send.item] = true;
+    /// A shop begins: what one before it had sent, and was not told of, is not sent again by a shop that never
+    /// repeats itself.
+    fn begin(&self, is_mine: impl Fn(usize) -> bool) {
+        if self.repeats {
+            return;
         }
-        self.sends.invoke(at, send)
+        let mut acked = self.acked.lock().expect("acked");
+        for op in self.sends.ops() {
+            if is_mine(op.asked.partition) {
+                acked[op.asked.item] = true;
+            }
+        }
     }
 
     fn tell(&self, op: OpId, item: usize, delivered: Result<(), SendError>) {
@@ -112,7 +119,10 @@ impl Orders {
                 self.sends.tell(op, Told::Ok(()));
             }
             Err(SendError::NotSent(_)) => self.sends.tell(op, Told::Failed),
-            Err(SendError::Unknown(_)) => self.sends.tell(op, Told::Unknown),
+            Err(SendError::Unknown(_)) => {
+                self.acked.lock().expect("acked")[item] |= !self.repeats;
+                self.sends.tell(op, Told::Unknown);
+            }
         }
     }
 }
@@ -180,6 +190,7 @@ pub async fn run(
     let total = orders.items.len() as u64;
     let due_ms = |item: usize| settings.feed_ms * item as u64 / total;
     let begun = tokio::time::Instant::now();
+    orders.begin(|partition| partition % of == index);
     // After a restart the clock of the feed goes on where it was.
     let mut mine: Vec<usize> = (0..orders.items.len())
         .filter(|item| orders.items[*item].0 % of == index && !orders.is_acked(*item))
@@ -203,7 +214,7 @@ pub async fn run(
                 item,
                 partition: *partition,
             };
-            let op = orders.invoke(begun.elapsed(), send);
+            let op = orders.sends.invoke(begun.elapsed(), send);
             let record = NewRecord {
                 key: Some(what.key.clone().into()),
                 value: Some(what.payload.clone().into()),

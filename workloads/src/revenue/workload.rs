@@ -127,7 +127,9 @@ impl Workload for RevenueWorkload {
         for shop in 0..SHOPS {
             shape = shape.process(&format!("shop-{shop}"), &brokers);
         }
-        shape.steady("objects", &[])
+        shape
+            .steady("operator", &coordinators)
+            .steady("objects", &[])
     }
 
     fn params(&self) -> BoxedStrategy<Params> {
@@ -217,9 +219,8 @@ impl Workload for RevenueWorkload {
             });
         }
         let observer = cluster::host(&world.observer());
-        if settings.stop_ms > 0 {
-            tokio::spawn(stop(observer.clone(), settings.stop_ms));
-        }
+        let stop_ms = settings.stop_ms;
+        world.node("operator", move |node| stop(node, stop_ms));
         let ghost = Ghost::default();
         ghost.watch(world);
         Box::new(Running {
@@ -279,19 +280,22 @@ async fn work(node: sim::Host, settings: Settings, id: usize) {
     };
 }
 
-/// Somebody stops the job, whoever coordinates it. Its processes end, and are started again.
-async fn stop(host: engine::host::Host, after_ms: u64) {
+/// Somebody stops the job, whoever coordinates it, after some time; 0: never. Its processes end, and are started again.
+async fn stop(node: sim::Host, after_ms: u64) {
     const TRIES: usize = 20;
+    let host = cluster::host(&node);
     tokio::time::sleep(Duration::from_millis(after_ms)).await;
-    for _ in 0..TRIES {
+    let tries = if after_ms == 0 { 0 } else { TRIES };
+    'tries: for _ in 0..tries {
         for address in coordinator_addresses() {
             let stopping = job::stop(&host, &address);
             if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_secs(5), stopping).await {
-                return;
+                break 'tries;
             }
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+    std::future::pending().await
 }
 
 struct Running {
