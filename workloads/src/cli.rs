@@ -16,6 +16,8 @@ mod list;
 mod night;
 #[cfg(madsim)]
 mod replay;
+#[cfg(not(madsim))]
+mod run;
 #[cfg(madsim)]
 mod shrink;
 #[cfg(madsim)]
@@ -55,6 +57,8 @@ enum Verb {
     List(ListArguments),
     /// Run the log on real disks and sockets, for any client of Kafka (`cargo live broker`).
     Broker(BrokerArguments),
+    /// Run a pipeline on real disks and sockets over a file of events (`cargo live run`).
+    Run(RunArguments),
 }
 
 /// How a workload is run.
@@ -63,7 +67,7 @@ struct JobArguments {
     /// What the job claims: at-most-once, at-least-once or exactly-once.
     #[arg(long)]
     guarantee: Option<Guarantee>,
-    /// Where the output goes: objects or append.
+    /// Where the output goes: objects, transactional, idempotent or append.
     #[arg(long, value_parser = parse_sink)]
     sink: Option<SinkKind>,
     /// Run a job that claims more than its chain gives.
@@ -196,9 +200,44 @@ struct BrokerArguments {
     retention_hours: u64,
 }
 
+#[derive(clap::Args, Debug)]
+#[cfg_attr(madsim, allow(dead_code))]
+struct RunArguments {
+    /// Which workload.
+    #[arg(default_value = "revenue")]
+    workload: String,
+    /// The events, one JSON object a line.
+    #[arg(long, value_name = "FILE.jsonl")]
+    input: PathBuf,
+    /// The folder that keeps log and checkpoints. Begun again with it, the run goes on where it was.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Use these brokers (Apache Kafka, or `cargo live broker`) instead of one in this process.
+    #[arg(long, value_name = "HOST:PORT,…")]
+    brokers: Option<String>,
+    #[command(flatten)]
+    job: JobArguments,
+    /// Partitions of the topics.
+    #[arg(long, default_value_t = 4)]
+    partitions: i32,
+    /// Tasks that share the windows.
+    #[arg(long, default_value_t = 2)]
+    window_tasks: usize,
+    /// Workers in this process.
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
+    /// Milliseconds between two checkpoints.
+    #[arg(long, value_name = "MS", default_value_t = 1000)]
+    checkpoint_ms: u64,
+    /// Print rows as JSON lines.
+    #[arg(long)]
+    json: bool,
+}
+
 fn parse_sink(text: &str) -> Result<SinkKind, String> {
     let named = SinkKind::ALL.into_iter().find(|sink| sink.name() == text);
-    named.ok_or_else(|| format!("`{text}` is not a sink: objects and append are"))
+    let names = SinkKind::ALL.map(SinkKind::name).join(", ");
+    named.ok_or_else(|| format!("`{text}` is not a sink: {names} are"))
 }
 
 /// Usage or input that is wrong: what, where, and what would be right. Exit code 2.
@@ -254,8 +293,8 @@ fn of_this_build(verb: Option<Verb>) -> Result<u8, BadInput> {
         Some(Verb::Trace(arguments)) => trace::trace(&arguments),
         Some(Verb::List(arguments)) => list::list(&arguments),
         Some(Verb::Explain(arguments)) => explain::explain(&arguments),
-        Some(Verb::Broker(_)) => Err(BadInput::new(
-            "this is the simulated build, which has no real disks and sockets; use `cargo live broker`",
+        Some(Verb::Broker(_) | Verb::Run(_)) => Err(BadInput::new(
+            "this is the simulated build, which has no real disks and sockets; use `cargo live` for broker and run",
         )),
     }
 }
@@ -264,8 +303,9 @@ fn of_this_build(verb: Option<Verb>) -> Result<u8, BadInput> {
 fn of_this_build(verb: Option<Verb>) -> Result<u8, BadInput> {
     match verb {
         Some(Verb::Broker(arguments)) => broker::broker(&arguments),
+        Some(Verb::Run(arguments)) => run::run(&arguments),
         _ => Err(BadInput::new(
-            "this is the build without simulation, which has `broker` and `explain`; \
+            "this is the build without simulation, which has `broker`, `run` and `explain`; \
              use `cargo sim` for fuzz, replay, shrink, trace and list",
         )),
     }

@@ -4,6 +4,8 @@
 //! decoded. The oracle is a fold over the input log.
 
 pub mod event;
+#[cfg(not(madsim))]
+pub mod feed;
 pub mod oracle;
 pub mod pipeline;
 #[cfg(madsim)]

@@ -18,6 +18,16 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 use tokio::signal::unix::{signal, SignalKind};
 
 pub(super) fn broker(arguments: &BrokerArguments) -> Result<u8, BadInput> {
+    prepare_process();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(BadInput::new)?;
+    runtime.block_on(run(arguments))
+}
+
+/// Before anything of the engine runs.
+pub(super) fn prepare_process() {
     // What goes wrong, with time and place; results alone go to stdout.
     tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
@@ -27,11 +37,6 @@ pub(super) fn broker(arguments: &BrokerArguments) -> Result<u8, BadInput> {
         .init();
     // A broker that may have few connections is still a broker.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(BadInput::new)?;
-    runtime.block_on(run(arguments))
 }
 
 async fn run(arguments: &BrokerArguments) -> Result<u8, BadInput> {
@@ -103,7 +108,7 @@ async fn run(arguments: &BrokerArguments) -> Result<u8, BadInput> {
 const COORDINATORS: i32 = 4;
 
 /// What ended the broker, and what to do now.
-fn explain(error: &BrokerError, dir: &Path) -> String {
+pub(super) fn explain(error: &BrokerError, dir: &Path) -> String {
     match error {
         BrokerError::Log(error) if matches!(&**error, LogError::Damaged { .. }) => format!(
             "{error}\n  in {}. Nothing was changed, and nothing is guessed: what is in front of the damage is whole. \
@@ -115,8 +120,8 @@ fn explain(error: &BrokerError, dir: &Path) -> String {
 }
 
 /// A name that no other process has or had.
-fn instance(clock: &dyn engine::host::Clock) -> String {
-    format!("broker-{}-{}", std::process::id(), clock.now_ms())
+pub(super) fn instance(clock: &dyn engine::host::Clock) -> String {
+    format!("process-{}-{}", std::process::id(), clock.now_ms())
 }
 
 fn check_address(listen: &str) -> Result<(), BadInput> {
