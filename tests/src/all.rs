@@ -25,6 +25,10 @@ mod log_contract;
 #[cfg(not(madsim))]
 mod real_broker;
 
+/// A pipeline for real, as a process that is killed and begun again.
+#[cfg(not(madsim))]
+mod real_run;
+
 /// What the log's broker makes of peers that do not speak as they should.
 #[cfg(madsim)]
 mod log;

@@ -2,7 +2,7 @@
 
 use super::{broker, BadInput, RunArguments};
 use crate::revenue::{
-    feed::{self, FeedError, Fed},
+    feed::{self, Fed, FeedError},
     pipeline::{minute_name, revenue, RevenueRow},
     DEAD_LETTERS, EVENTS, SUMS,
 };
@@ -37,7 +37,10 @@ use std::{
 
 pub(super) fn run(arguments: &RunArguments) -> Result<u8, BadInput> {
     if arguments.workload != "revenue" {
-        let text = format!("`{}` cannot be run for real; revenue can", arguments.workload);
+        let text = format!(
+            "`{}` cannot be run for real; revenue can",
+            arguments.workload
+        );
         return Err(BadInput::new(text));
     }
     let guarantee = arguments.job.guarantee.unwrap_or(Guarantee::ExactlyOnce);
@@ -120,7 +123,9 @@ impl Run<'_> {
         let (brokers, broker) = self.log().await?;
         let work = async {
             let cluster = Cluster::new(self.host.clone(), brokers.clone());
-            let ensured = cluster.ensure_topic(EVENTS, self.arguments.partitions).await;
+            let ensured = cluster
+                .ensure_topic(EVENTS, self.arguments.partitions)
+                .await;
             ensured.map_err(|error| BadInput::new(format!("{}: {error}", brokers.join(","))))?;
             self.process(&cluster, &brokers).await?;
             self.print(&cluster).await
@@ -294,7 +299,9 @@ impl Run<'_> {
         let store = Store::new(self.host.objects.clone(), &self.config.name);
         let mut rows = BTreeMap::new();
         for manifest in store.manifests().await.map_err(BadInput::new)? {
-            let read = Objects::read(&store, &manifest).await.map_err(BadInput::new)?;
+            let read = Objects::read(&store, &manifest)
+                .await
+                .map_err(BadInput::new)?;
             for (task, row) in read {
                 if !task.starts_with("source") {
                     let row = parse(row.value.as_bytes())?;
@@ -305,7 +312,10 @@ impl Run<'_> {
         Ok(rows)
     }
 
-    async fn rows_of_topic(&self, cluster: &Cluster) -> Result<BTreeMap<i64, RevenueRow>, BadInput> {
+    async fn rows_of_topic(
+        &self,
+        cluster: &Cluster,
+    ) -> Result<BTreeMap<i64, RevenueRow>, BadInput> {
         let (mut rows, mut table) = (BTreeMap::new(), Table::default());
         for index in 0..self.config.partitions {
             let of = TopicPartition::new(SUMS, PartitionId(index));

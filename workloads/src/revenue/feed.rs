@@ -61,8 +61,13 @@ pub fn check(path: &Path) -> Result<u64, FeedError> {
         lines += 1;
         if !line.trim().is_empty() {
             OrderEvent::parse(line.as_bytes()).map_err(|what| {
-                let right = "an object with event_id, order_id, status, amount_cents and event_time";
-                wrong(path, Some(lines), &format!("{what}; {right} would be right"))
+                let right =
+                    "an object with event_id, order_id, status, amount_cents and event_time";
+                wrong(
+                    path,
+                    Some(lines),
+                    &format!("{what}; {right} would be right"),
+                )
             })?;
         }
     }
@@ -114,7 +119,9 @@ pub async fn feed(
                 continue;
             }
             let event = OrderEvent::parse(text.as_bytes());
-            let key = event.map_err(|what| wrong(path, Some(next), &what))?.order_id;
+            let key = event
+                .map_err(|what| wrong(path, Some(next), &what))?
+                .order_id;
             let partition = (stable_hash(&key) % partitions as u64) as i32;
             let record = NewRecord {
                 key: Some(key.into()),
