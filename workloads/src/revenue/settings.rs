@@ -95,6 +95,8 @@ impl Settings {
             prop_oneof![2 => Just(0u64), 1 => 800u64..4_000],
             prop_oneof![3 => Just(0u64), 1 => 3_000u64..12_000],
             prop_oneof![5 => Just(false), 1 => Just(true)],
+            // Kafka's default, behind which nobody waits; and one that ends what nobody else has ended.
+            prop_oneof![Just(900_000u64), Just(100_000)],
         );
         let producer = (
             4_000u64..40_000,
@@ -133,7 +135,7 @@ impl Settings {
                         checkpoint_timeout_ms: checkpoints.1,
                         takeover_ms: checkpoints.2,
                         silence_ms: checkpoints.3,
-                        transaction_timeout_ms: 100_000,
+                        transaction_timeout_ms: time.4,
                         delivery_timeout_ms: producer.0,
                         linger_ms: producer.1,
                         batch_records: producer.2,
