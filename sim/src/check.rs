@@ -64,6 +64,8 @@ pub enum Kind {
     Unreachable,
     /// Two of something that should have names of their own share one.
     Collided,
+    /// The system has given up, and said why.
+    Halted,
     /// The system did not finish its work after all faults had ended.
     Stuck,
     /// The program panicked.
@@ -72,7 +74,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 24] = [
+    pub const ALL: [Kind; 25] = [
         Kind::Lost,
         Kind::Duplicated,
         Kind::Torn,
@@ -95,6 +97,7 @@ impl Kind {
         Kind::Retracted,
         Kind::Unreachable,
         Kind::Collided,
+        Kind::Halted,
         Kind::Stuck,
         Kind::Panicked,
     ];
@@ -124,6 +127,7 @@ impl Kind {
             Kind::Retracted => "retracted",
             Kind::Unreachable => "unreachable",
             Kind::Collided => "collided",
+            Kind::Halted => "halted",
             Kind::Stuck => "stuck",
             Kind::Panicked => "panicked",
         }

@@ -597,11 +597,11 @@ async fn initialize(
             Ok(told) => {
                 let answer = &told.answer;
                 let id = ProducerId(answer.producer_id.0);
-                tracing::info!(
-                    name: "producer.initialized",
-                    id = config.transactional_id.as_str(),
-                    epoch = answer.producer_epoch
-                );
+                let (name, epoch) = (config.transactional_id.as_str(), answer.producer_epoch);
+                match claim {
+                    None => tracing::info!(name: "producer.initialized", id = name, epoch),
+                    Some(_) => tracing::info!(name: "producer.renewed", id = name, epoch),
+                }
                 return Ok((id, ProducerEpoch(answer.producer_epoch), told.has_2));
             }
             Err(Trouble {

@@ -1,6 +1,6 @@
 //! The ghost watches what the job's processes say, and finds a broken claim at the event that breaks it.
 
-use sim::{Kind, Said, World};
+use sim::{Kind, Ledger, Promise, Said, World};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
@@ -36,6 +36,18 @@ pub struct Testimony {
     pub prepared: BTreeMap<i64, BTreeSet<String>>,
     /// What was committed of it, by the task or for it.
     pub committed: BTreeMap<i64, BTreeSet<String>>,
+}
+
+impl Testimony {
+    /// What was found, as a ledger.
+    pub fn to_ledger(&self) -> Ledger {
+        let mut ledger = Ledger::new("the job", Promise::exactly_once());
+        ledger.compared_here(self.compared);
+        for (kind, what) in &self.found {
+            ledger.found(*kind, what.clone());
+        }
+        ledger
+    }
 }
 
 #[derive(Default)]
@@ -128,13 +140,11 @@ impl Seen {
                 let (id, by) = (text("id"), (said.node.to_owned(), said.incarnation));
                 self.testimony.compared += 1;
                 if let Some(before) = self.ids.insert(id.clone(), by.clone()) {
-                    if before != by {
-                        let what = format!(
-                            "{id} is the transactional id of {}#{} and of {}#{}",
-                            before.0, before.1, by.0, by.1
-                        );
-                        self.found(Kind::Collided, what);
-                    }
+                    let what = format!(
+                        "{id} is the transactional id of two: on {}#{}, and on {}#{}",
+                        before.0, before.1, by.0, by.1
+                    );
+                    self.found(Kind::Collided, what);
                 }
             }
             _ => {}

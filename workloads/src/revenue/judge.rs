@@ -76,11 +76,7 @@ impl Evidence<'_> {
             self.check_phases(),
             self.check_readers(&rows),
         ];
-        let mut heard = Ledger::new("the job", Promise::exactly_once());
-        heard.compared_here(self.testimony.compared);
-        for (kind, what) in &self.testimony.found {
-            heard.found(*kind, what.clone());
-        }
+        let heard = self.testimony.to_ledger();
         ledgers.insert(0, heard);
         let commits = self
             .manifests()

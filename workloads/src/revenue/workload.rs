@@ -27,7 +27,7 @@ use engine::{
 use proptest::strategy::BoxedStrategy;
 use sim::{
     objects::{self, Shelf},
-    Findings, Params, Plan, Scenario, Shape, Workload, World,
+    Findings, Kind, Ledger, Params, Plan, Scenario, Shape, Workload, World,
 };
 use std::{path::Path, time::Duration};
 
@@ -232,6 +232,7 @@ impl Workload for RevenueWorkload {
             ghost,
             entries: Vec::new(),
             ends: None,
+            open: Vec::new(),
         })
     }
 }
@@ -308,6 +309,8 @@ struct Running {
     entries: Vec<Entry>,
     /// The end of each partition of the input, once it is all written.
     ends: Option<Vec<Offset>>,
+    /// What of the output had a transaction open when that was looked for.
+    open: Vec<String>,
 }
 
 #[async_trait(?Send)]
@@ -346,7 +349,8 @@ impl Scenario for Running {
                 .any(|two| two[0].attempt == two[1].attempt && behind(&two[0]).is_empty()),
         };
         if done {
-            return self.look_for_open().await;
+            self.open = self.look_for_open().await;
+            return self.open.clone();
         }
         let mut waits = match manifests.last() {
             None => vec!["no checkpoint is complete".into()],
@@ -365,6 +369,17 @@ impl Scenario for Running {
             waits.insert(0, format!("the job halted: {why}"));
         }
         waits
+    }
+
+    fn overheard(&mut self) -> Vec<Ledger> {
+        let mut heard = self.ghost.testimony().to_ledger();
+        if let Some(Entry::Halted(why)) = self.entries.last() {
+            heard.found(Kind::Halted, why.clone());
+        }
+        for open in &self.open {
+            heard.found(Kind::Undecided, open.clone());
+        }
+        vec![heard]
     }
 
     async fn judge(&mut self) -> Findings {
