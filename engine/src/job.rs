@@ -21,7 +21,7 @@ use crate::{
     graph::{Graph, WindowJob},
     guarantee::{Chain, Guarantee, Refused},
     host::Host,
-    ids::CheckpointId,
+    ids::{AttemptId, CheckpointId},
     link,
     log::{cluster::Cluster, producer::ProducerConfig},
     sink::{recover::Recovery, OutputTopic, SinkError, SinkKind},
@@ -280,6 +280,7 @@ impl Coordinating<'_> {
         let mut resumes = true;
         loop {
             if let Some(ended) = self.stand_by(&mut resumes).await? {
+                self.sweep_after(ended).await;
                 return Ok(ended);
             }
             let host = self.cluster.host();
@@ -290,7 +291,12 @@ impl Coordinating<'_> {
             // As long as nobody else takes over, this process goes on.
             loop {
                 match self.attempt(&mut roll).await {
-                    Ok(ended) => return ended,
+                    Ok(ended) => {
+                        if let Ok(ended) = ended {
+                            self.sweep_after(ended).await;
+                        }
+                        return ended;
+                    }
                     Err(error) => {
                         let fenced = error.is_fenced();
                         let error = error.to_string();
@@ -303,6 +309,20 @@ impl Coordinating<'_> {
                 tokio::time::sleep(PAUSE).await;
             }
         }
+    }
+
+    /// Aborts what tasks have begun behind the end of the job. Their attempt is over, and nobody may come after it.
+    async fn sweep_after(&self, ended: Ended) {
+        let (Ended::Stopped(checkpoint) | Ended::Finished(checkpoint)) = ended;
+        let complete = loop {
+            match self.store.complete(checkpoint).await {
+                Ok(complete) => break complete,
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        };
+        let attempt = complete.manifest().attempt;
+        let attempts = attempt..AttemptId(attempt.0 + 1);
+        self.recovery.sweep(attempts, Some(&complete)).await;
     }
 
     /// One attempt, until it is over or the job is.

@@ -388,6 +388,7 @@ where
                 let whose = (&*config.name, attempt, &task);
                 Box::new(Transactional::new(
                     self.cluster.clone(),
+                    self.store.clone(),
                     whose,
                     topic,
                     producers,

@@ -167,6 +167,15 @@ impl Store {
         Ok(Some(entry))
     }
 
+    /// Refuses if an attempt is not the newest one, or the job has ended.
+    pub async fn check_newest(&self, attempt: AttemptId) -> Result<(), StoreError> {
+        match self.newest().await? {
+            Some((number, Entry::Begun { .. })) if number == attempt.0 => Ok(()),
+            Some((_, Entry::Complete(manifest))) if manifest.attempt == attempt => Ok(()),
+            newest => Err(StoreError::Fenced(newest.map_or(0, |(number, _)| number))),
+        }
+    }
+
     /// Every complete checkpoint, in order: what a reader of the output sees.
     pub async fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
         let mut manifests = Vec::new();

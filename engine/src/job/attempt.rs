@@ -35,9 +35,6 @@ pub(super) enum Ending {
     Finished(CheckpointId),
 }
 
-/// Every so many checkpoints, what late processes of earlier attempts have open is looked for.
-const SWEEP_EVERY: u64 = 8;
-
 impl Attempt<'_> {
     /// Recovers, deploys, and takes one checkpoint after the other.
     pub async fn run(&mut self, roll: &mut Roll) -> Result<Ending, AttemptError> {
@@ -66,7 +63,10 @@ impl Attempt<'_> {
             let topic_of = |task: &str| config.topic_of(task, host);
             recovery.commit(complete, topic_of).await?;
         }
-        recovery.sweep(self.begun.id()).await;
+        // Whoever has completed that checkpoint has swept behind those before it.
+        let from = self.restored.as_ref().map(|of| of.manifest().attempt);
+        let attempts = from.unwrap_or_default()..self.begun.id();
+        recovery.sweep(attempts, self.restored.as_ref()).await;
         tracing::info!(name: "job.recovered", attempt = self.begun.id().0);
         Ok(())
     }
@@ -187,8 +187,7 @@ impl Attempt<'_> {
         let mut due = Instant::now() + config.checkpoint_interval;
         // The newest checkpoint, and what ends with it.
         let mut last: Option<(CheckpointId, Option<Ending>)> = None;
-        let mut completed = 0;
-        let mut _sweeping = None;
+        let mut _tidying = None;
         loop {
             let ends = roll.is_to_stop() || running.is_empty();
             if coordinator.is_idle() && ends {
@@ -264,27 +263,22 @@ impl Attempt<'_> {
                     if coordinator.committed(task, checkpoint)? {
                         tracing::info!(name: "checkpoint.committed", checkpoint = checkpoint.0);
                         due = Instant::now() + config.checkpoint_interval;
-                        completed += 1;
-                        _sweeping = Some(self.tidy(completed % SWEEP_EVERY == 0));
+                        _tidying = Some(self.tidy());
                     }
                 }
             }
         }
     }
 
-    /// Removes what no attempt will ever want, and maybe aborts what late ones have open, beside everything else.
-    fn tidy(&self, sweeps: bool) -> Part {
-        let (store, recovery) = (self.job.store.clone(), self.job.recovery.clone());
-        let (complete, attempt) = (self.restored.clone(), self.begun.id());
+    /// Removes what no attempt will ever want, beside everything else.
+    fn tidy(&self) -> Part {
+        let (store, complete) = (self.job.store.clone(), self.restored.clone());
         Part(tokio::spawn(async move {
             if let Some(complete) = complete {
                 // What cannot be removed now is removed after the next one.
                 if let Ok(removed @ 1..) = store.forget_before(&complete).await {
                     tracing::info!(name: "checkpoint.removed", objects = removed);
                 }
-            }
-            if sweeps {
-                recovery.sweep(attempt).await;
             }
         }))
     }

@@ -250,21 +250,37 @@ impl Cluster {
         ))
     }
 
-    /// The transactional ids with an open transaction, as far as the brokers can be asked.
-    pub async fn open_transactions(&self) -> Vec<String> {
-        let mut open = Vec::new();
-        for address in self.brokers().await.unwrap_or_default() {
-            let Ok(connection) = self.share(&address).await else {
+    /// All transactional ids that the brokers know, whatever became of their transactions. Tries until all of
+    /// them have answered.
+    pub async fn transactional_ids(&self) -> Vec<String> {
+        'tries: loop {
+            let Ok(brokers) = self.brokers().await else {
+                tokio::time::sleep(BACKOFF).await;
                 continue;
             };
-            let request = ListTransactionsRequest::default()
-                .with_state_filters(vec![StrBytes::from_static_str("Ongoing")]);
-            if let Ok(answer) = connection.call(&request).await {
-                let states = answer.transaction_states.into_iter();
-                open.extend(states.map(|state| state.transactional_id.to_string()));
+            let mut ids = Vec::new();
+            for address in brokers {
+                match self.transactional_ids_of(&address).await {
+                    Ok(known) => ids.extend(known),
+                    Err(_) => {
+                        tokio::time::sleep(BACKOFF).await;
+                        continue 'tries;
+                    }
+                }
             }
+            return ids;
         }
-        open
+    }
+
+    async fn transactional_ids_of(&self, address: &str) -> Result<Vec<String>, ClusterError> {
+        let connection = self.share(address).await?;
+        let answer = connection.call(&ListTransactionsRequest::default()).await;
+        let answer = answer.inspect_err(|_| self.forget_connection(&connection))?;
+        ClusterError::of_code(answer.error_code)?;
+        let states = answer.transaction_states.into_iter();
+        Ok(states
+            .map(|state| state.transactional_id.to_string())
+            .collect())
     }
 
     /// The addresses of all brokers.

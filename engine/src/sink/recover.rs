@@ -2,8 +2,10 @@
 //!
 //! First everything that the manifest says is prepared is committed, by its identity. Only then the rest is aborted:
 //! transactions of earlier attempts that are open and belong to no complete checkpoint would hold back all
-//! readers of committed records until their time is over. Whoever was only slow may open another one later,
-//! so the running attempt looks for them from time to time ([`Recovery::sweep`]).
+//! readers of committed records until their time is over. For that, every transactional id of those attempts is
+//! taken over, but for those of the checkpoint itself: these may be committed once more, and nobody writes under
+//! them before a later checkpoint is complete. Whoever is only slow, and takes an id later than that, asks the
+//! manifest log before it writes ([`Transactional`](super::Transactional)), and finds this attempt.
 
 use super::{
     idempotent::Idempotent,
@@ -20,7 +22,8 @@ use crate::{
     },
     wire::batch::Outcome,
 };
-use std::collections::BTreeSet;
+use futures::StreamExt;
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 /// Commits and aborts for a whole job.
 #[derive(Clone)]
@@ -86,25 +89,36 @@ impl Recovery {
         }
     }
 
-    /// Aborts what attempts before `attempt` have open, as far as the brokers can be asked; how many transactions.
-    pub async fn sweep(&self, attempt: AttemptId) -> usize {
-        if self.sink != SinkKind::Transactional {
-            return 0;
+    /// Aborts what `attempts` have open, but for what a checkpoint has prepared. Tries until it is done.
+    pub async fn sweep(&self, attempts: Range<AttemptId>, complete: Option<&Complete>) {
+        if self.sink != SinkKind::Transactional || attempts.is_empty() {
+            return;
         }
-        let open: BTreeSet<String> = self.cluster.open_transactions().await.into_iter().collect();
-        let strays = open
+        let tasks = complete
             .into_iter()
-            .filter(|id| attempt_of(&self.job, id).is_some_and(|of| of < attempt));
-        let mut swept = 0;
-        for id in strays {
-            if take_over(&self.cluster, &id, self.producer.delivery_timeout)
+            .flat_map(|of| of.manifest().tasks.values());
+        let prepared = tasks.filter_map(|task| task.prepared.transaction.as_ref());
+        let prepared: BTreeSet<&str> = prepared.map(|of| &*of.transactional_id).collect();
+        let ids: BTreeSet<String> = self.cluster.transactional_ids().await.into_iter().collect();
+        let strays = ids.into_iter().filter(|id| {
+            let attempt = attempt_of(&self.job, id);
+            attempt.is_some_and(|of| attempts.contains(&of)) && !prepared.contains(&**id)
+        });
+        let sweeping = strays.map(|id| async move {
+            while take_over(&self.cluster, &id, self.producer.delivery_timeout)
                 .await
-                .is_ok()
+                .is_err()
             {
-                tracing::info!(name: "sink.aborted", id = %id);
-                swept += 1;
+                tokio::time::sleep(AGAIN).await;
             }
-        }
-        swept
+            tracing::info!(name: "sink.aborted", id = %id);
+        });
+        let sweeping = futures::stream::iter(sweeping);
+        sweeping.buffered(AT_ONCE).collect::<()>().await;
     }
 }
+
+/// Ids that are taken over at the same time.
+const AT_ONCE: usize = 16;
+/// Between two tries.
+const AGAIN: Duration = Duration::from_millis(200);

@@ -9,11 +9,12 @@
 //! identity. So its producer begins no other one until then.
 //!
 //! Transactional ids hold the attempt: `job/attempt/task/0`. So no attempt, however late, touches a transaction of
-//! another one.
+//! another one. And whoever takes such an id looks whether its attempt is still the newest, before it writes: the next
+//! one takes over all ids that it finds, after its own beginning is in the manifest log.
 
 use super::{OutputTopic, Phase, Prepared, Row, Sink, SinkError};
 use crate::{
-    checkpoint::{Complete, TaskName},
+    checkpoint::{Complete, Store, TaskName},
     ids::{AttemptId, CheckpointId},
     log::{
         cluster::Cluster,
@@ -42,6 +43,8 @@ type Resting = Arc<Mutex<Vec<TransactionalProducer>>>;
 /// A task's output as transactions.
 pub struct Transactional {
     cluster: Cluster,
+    store: Store,
+    attempt: AttemptId,
     config: TransactionalConfig,
     topic: OutputTopic,
     begun: usize,
@@ -69,6 +72,7 @@ impl Transactional {
     /// The output of `task` in an attempt of a job, in a topic. `config` is that of its producers, but for the id.
     pub fn new(
         cluster: Cluster,
+        store: Store,
         (job, attempt, task): (&str, AttemptId, &TaskName),
         topic: OutputTopic,
         config: TransactionalConfig,
@@ -76,6 +80,8 @@ impl Transactional {
         let (give_back, idle) = mpsc::channel(PRODUCERS);
         Transactional {
             cluster,
+            store,
+            attempt,
             config: TransactionalConfig {
                 transactional_id: format!("{}{task}", ids_of(job, attempt)),
                 ..config
@@ -101,7 +107,9 @@ impl Transactional {
                     ..self.config.clone()
                 };
                 self.begun += 1;
-                TransactionalProducer::new(self.cluster.clone(), config).await?
+                let new = TransactionalProducer::new(self.cluster.clone(), config).await?;
+                self.store.check_newest(self.attempt).await?;
+                new
             }
             Err(_) => self.idle.recv().await.expect("it holds a sender itself"),
         };

@@ -424,9 +424,13 @@ impl Running {
                 let end = self.cluster.end_offset(&of).await;
                 match (stable, end) {
                     (Ok(stable), Ok(end)) if stable == end => {}
-                    (stable, end) => {
-                        open.push(format!("{of} is stable up to {stable:?} of {end:?}"))
-                    }
+                    (Ok(stable), Ok(end)) => open.push(format!(
+                        "a transaction is open in {of}: it is stable up to {stable} of {end}"
+                    )),
+                    (stable, end) => open.push(format!(
+                        "the observer waits for a broker: {of}: {:?}",
+                        stable.err().or(end.err())
+                    )),
                 }
             }
         }
