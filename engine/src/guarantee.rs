@@ -5,7 +5,7 @@
 //! end of the chain gives what its weakest link gives. A job that claims more is refused.
 
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 /// What a reader of the output may rely on.
 ///
@@ -231,6 +231,77 @@ impl Chain {
                 weakest: link.clone(),
             }),
         }
+    }
+}
+
+/// How long a transaction may be open, and what it has to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransactionTimes {
+    /// The timeout that the job asks for.
+    pub timeout: Duration,
+    /// The longest that the brokers give (`transaction.max.timeout.ms`).
+    pub max: Duration,
+    /// Between two checkpoints.
+    pub checkpoint_interval: Duration,
+    /// The longest that a checkpoint takes.
+    pub checkpoint_timeout: Duration,
+    /// The longest that nobody runs the job.
+    pub downtime: Duration,
+}
+
+impl TransactionTimes {
+    /// Kafka's `transaction.max.timeout.ms`, unless somebody has changed it.
+    pub const KAFKA_MAX: Duration = Duration::from_secs(15 * 60);
+
+    /// Where these times break the chain: a transaction that is prepared when its time is over is aborted by its
+    /// broker, and with it the output of a checkpoint that may be complete. The job halts then, rather than
+    /// going on without it.
+    ///
+    /// ```
+    /// use engine::guarantee::TransactionTimes;
+    /// use std::time::Duration;
+    ///
+    /// let minutes = |count: u64| Duration::from_secs(60 * count);
+    /// let times = TransactionTimes {
+    ///     timeout: minutes(15),
+    ///     max: TransactionTimes::KAFKA_MAX,
+    ///     checkpoint_interval: minutes(1),
+    ///     checkpoint_timeout: minutes(2),
+    ///     downtime: minutes(10),
+    /// };
+    /// assert!(times.warnings().is_empty());
+    /// let hour = TransactionTimes { downtime: minutes(60), ..times };
+    /// assert!(hour.warnings()[0].contains("shorter than the 63 min"));
+    /// ```
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let needed = self.checkpoint_interval + self.checkpoint_timeout + self.downtime;
+        let given = self.timeout.min(self.max);
+        if given < needed {
+            warnings.push(format!(
+                "a transaction may be open for {}, which is shorter than the {} that an interval, a checkpoint and \
+                 the longest downtime may take: raise the transaction timeout, or expect the job to halt",
+                words(given),
+                words(needed)
+            ));
+        }
+        if self.timeout > self.max {
+            warnings.push(format!(
+                "the transaction timeout of {} is more than the brokers give ({}): they refuse it; raise their \
+                 transaction.max.timeout.ms",
+                words(self.timeout),
+                words(self.max)
+            ));
+        }
+        warnings
+    }
+}
+
+/// A duration for people.
+fn words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds >= 60 && seconds % 60 == 0 => format!("{} min", seconds / 60),
+        _ => format!("{time:?}"),
     }
 }
 

@@ -314,3 +314,14 @@ fn apache_kafka_keeps_the_same_contracts() {
         Client::Librdkafka.run(mode, &address, "librdkafka", 200);
     }
 }
+
+#[test]
+fn a_real_run_over_apache_kafka_ends_as_the_oracle_says() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (_kafka, address) = apache_kafka(dir.path());
+    let mut run = live_cargo("test");
+    run.args(["-p", "seedbed-tests", "--test", "all"]);
+    run.arg("real_run::killed_at_any_moment_it_ends_right_in_transactions");
+    run.env("SEEDBED_KAFKA", &address);
+    done(run);
+}

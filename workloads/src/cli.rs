@@ -168,6 +168,18 @@ struct ExplainArguments {
     workload: String,
     #[command(flatten)]
     job: JobArguments,
+    /// How long a transaction may be open, as the job asks [default: 15m].
+    #[arg(long, value_name = "TIME")]
+    transaction_timeout: Option<String>,
+    /// The longest that the brokers give: their transaction.max.timeout.ms [default: 15m].
+    #[arg(long, value_name = "TIME")]
+    broker_max: Option<String>,
+    /// Between two checkpoints [default: 1s].
+    #[arg(long, value_name = "TIME")]
+    checkpoint_interval: Option<String>,
+    /// The longest that nobody may run the job [default: 10m].
+    #[arg(long, value_name = "TIME")]
+    downtime: Option<String>,
     /// As JSON.
     #[arg(long)]
     json: bool,
