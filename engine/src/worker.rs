@@ -48,7 +48,7 @@ pub struct WorkerConfig {
 }
 
 /// Between two looks for a coordinator.
-const LOOK_AGAIN: Duration = Duration::from_millis(300);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Controls of a task that it has not taken.
 const CONTROLS_MAX: usize = 16;
 /// Reports that are not sent yet.

@@ -69,7 +69,7 @@ fn write_events(path: &Path, count: u64) -> BTreeMap<i64, Revenue> {
         file.write_all(&bytes).unwrap();
         file.write_all(b"\n").unwrap();
         let partition = (stable_hash(&event.order_id) % PARTITIONS as u64) as usize;
-        oracle.read((partition, index as i64), &bytes);
+        oracle.read((partition, index as i64), Some(&event));
         recent.insert(0, event);
         recent.truncate(30);
     }

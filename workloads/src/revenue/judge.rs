@@ -61,9 +61,16 @@ impl Evidence<'_> {
         let letters = self.dead_letters().await;
         // What is claimed of the output knows each event once, whatever the pipeline does.
         let mut oracle = self.oracle(&letters, true);
-        for (partition, log) in input.iter().enumerate() {
-            for record in log {
-                oracle.read((partition, record.offset.0), payload(record));
+        let events: Vec<Vec<Option<OrderEvent>>> = (input.iter())
+            .map(|log| {
+                log.iter()
+                    .map(|r| OrderEvent::parse(payload(r)).ok())
+                    .collect()
+            })
+            .collect();
+        for (partition, log) in events.iter().enumerate() {
+            for (offset, event) in log.iter().enumerate() {
+                oracle.read((partition, offset as i64), event.as_ref());
             }
         }
         let (rows, unread) = self.rows().await;
@@ -71,8 +78,8 @@ impl Evidence<'_> {
             self.check_sums(&oracle, &rows, unread),
             self.check_log(&input),
             self.check_dead_letters(&oracle, &letters),
-            self.check_conservation(&oracle, &input),
-            self.check_cuts(&input, &letters),
+            self.check_conservation(&oracle, &events),
+            self.check_cuts(&events, &letters),
             self.check_phases(),
             self.check_readers(&rows),
         ];
@@ -338,7 +345,7 @@ impl Evidence<'_> {
     }
 
     /// Each input is in exactly one of: applied, dead letter, filtered.
-    fn check_conservation(&self, oracle: &Oracle, input: &[Vec<Record>]) -> Ledger {
+    fn check_conservation(&self, oracle: &Oracle, input: &[Vec<Option<OrderEvent>>]) -> Ledger {
         let mut ledger = Ledger::new("the oracle", Promise::exactly_once());
         let all: u64 = input.iter().map(|log| log.len() as u64).sum();
         let applied: u64 = oracle
@@ -355,10 +362,8 @@ impl Evidence<'_> {
             );
             ledger.found(Kind::Lost, what);
         }
-        let paid = input.iter().flatten().filter(|record| {
-            OrderEvent::parse(payload(record)).is_ok_and(|event| event.status == PAID)
-        });
-        let paid = paid.count() as u64;
+        let events = input.iter().flatten().flatten();
+        let paid = events.filter(|event| event.status == PAID).count() as u64;
         if applied > paid {
             ledger.found(Kind::Phantom, format!("{applied} applied of {paid} paid"));
         }
@@ -367,7 +372,7 @@ impl Evidence<'_> {
     }
 
     /// Every complete checkpoint is a correct cut: its state is what the oracle has at its positions.
-    fn check_cuts(&self, input: &[Vec<Record>], letters: &[DeadLetter]) -> Ledger {
+    fn check_cuts(&self, input: &[Vec<Option<OrderEvent>>], letters: &[DeadLetter]) -> Ledger {
         let mut ledger = Ledger::new("checkpoints", Promise::exactly_once());
         let mut oracle = self.oracle(letters, self.settings.dedup);
         let mut at = vec![0i64; self.settings.partitions as usize];
@@ -382,9 +387,10 @@ impl Evidence<'_> {
                     );
                     ledger.found(Kind::Mismatched, what);
                 }
-                let log = &input[partition.0 as usize];
-                for record in log.iter().take(position.0 as usize).skip(*from as usize) {
-                    oracle.read((partition.0 as usize, record.offset.0), payload(record));
+                let log = input[partition.0 as usize].iter().enumerate();
+                let read = log.take(position.0 as usize).skip(*from as usize);
+                for (offset, event) in read {
+                    oracle.read((partition.0 as usize, offset as i64), event.as_ref());
                 }
                 *from = position.0.max(*from);
             }

@@ -45,9 +45,9 @@ impl Oracle {
         }
     }
 
-    /// Reads a record.
-    pub fn read(&mut self, place: Place, payload: &[u8]) {
-        let Ok(event) = OrderEvent::parse(payload) else {
+    /// Reads a record: an event, or something that is none.
+    pub fn read(&mut self, place: Place, event: Option<&OrderEvent>) {
+        let Some(event) = event else {
             self.dead_letters.insert(place, "undecodable");
             return;
         };
@@ -61,7 +61,8 @@ impl Oracle {
             return;
         }
         self.latest[partition] = self.latest[partition].max(time);
-        let first = self.seen.insert((event.order_id, event.event_id));
+        let id = (event.order_id.clone(), event.event_id.clone());
+        let first = self.seen.insert(id);
         if event.status != PAID || (self.dedup && !first) {
             self.filtered += 1;
             return;
@@ -157,7 +158,7 @@ mod tests {
         let fold = |lateness_ms| {
             let mut oracle = Oracle::new(1, lateness_ms, true, [(0, 7)].into());
             for (offset, payload) in log.iter().enumerate() {
-                oracle.read((0, offset as i64), payload);
+                oracle.read((0, offset as i64), OrderEvent::parse(payload).ok().as_ref());
             }
             oracle
         };

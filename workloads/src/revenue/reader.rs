@@ -104,7 +104,7 @@ impl Readings {
 }
 
 /// Between two looks at the object store.
-const LOOK: Duration = Duration::from_millis(700);
+const LOOK: Duration = Duration::from_millis(1500);
 
 /// Runs a reader.
 pub async fn run(node: sim::Host, brokers: Vec<String>, readings: Readings, settings: Settings) {
