@@ -11,7 +11,7 @@
 //! The pipeline under test is ordinary engine code, and the oracle is a fold over the input log:
 //!
 //! ```
-//! use workloads::revenue::{event::OrderEvent, oracle};
+//! use workloads::revenue::{event::OrderEvent, oracle::Oracle};
 //!
 //! let event = |id: &str, cents, time| OrderEvent {
 //!     event_id: id.into(),
@@ -19,12 +19,15 @@
 //!     status: "paid".into(),
 //!     amount_cents: cents,
 //!     event_time: time,
-//! }
-//! .to_bytes();
+//! };
 //! // One partition; the second event repeats the first, the last one closes the minute.
-//! let log = vec![event("a", 65, 1_000), event("a", 65, 1_000), event("z", 1, 200_000)];
-//! let expected = oracle::fold(&[log]);
-//! assert_eq!(expected.minutes[&0].cents, 65);
+//! let log = [event("a", 65, 1_000), event("a", 65, 1_000), event("z", 1, 200_000)];
+//! let mut oracle = Oracle::new(1, 0, true, Default::default());
+//! for (offset, event) in log.iter().enumerate() {
+//!     oracle.read((0, offset as i64), Some(event));
+//! }
+//! let closed = oracle.closed(oracle.watermark_of_all());
+//! assert_eq!(closed[&0].cents, 65);
 //! ```
 
 #[cfg(madsim)]
