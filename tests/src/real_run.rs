@@ -19,9 +19,9 @@ use std::{
     time::{Duration, Instant},
 };
 use workloads::revenue::{
-    event::OrderEvent,
     oracle::Oracle,
     pipeline::{Revenue, RevenueRow},
+    sample::{events, Draws},
 };
 
 const PARTITIONS: usize = 4;
@@ -30,48 +30,15 @@ fn number(name: &str, otherwise: u64) -> u64 {
     env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
-/// Numbers that look random, and are the same in every run.
-struct Draws(u64);
-
-impl Draws {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = stable_hash(&self.0);
-        self.0 % bound
-    }
-}
-
-/// Writes events: out of order, late, repeated. What the oracle makes of them.
+/// Writes events; what the oracle makes of them.
 fn write_events(path: &Path, count: u64) -> BTreeMap<i64, Revenue> {
-    const BEGIN_MS: i64 = 1_735_725_600_000;
-    let mut draws = Draws(7);
     let mut oracle = Oracle::new(PARTITIONS, 0, true, Default::default());
     let mut file = BufWriter::new(fs::File::create(path).unwrap());
-    let mut recent: Vec<OrderEvent> = Vec::new();
-    for index in 0..count {
-        let event = match index % 17 {
-            3 if !recent.is_empty() => recent[draws.below(recent.len() as u64) as usize].clone(),
-            _ => {
-                let behind = match index % 50 {
-                    7 => 40_000 + draws.below(120_000),
-                    _ => draws.below(20_000),
-                };
-                OrderEvent {
-                    event_id: format!("e-{index}"),
-                    order_id: format!("order-{}", draws.below(count / 3 + 1)),
-                    status: ["paid", "paid", "paid", "created", "shipped"][index as usize % 5]
-                        .into(),
-                    amount_cents: draws.below(20_000) as i64 - 500,
-                    event_time: BEGIN_MS + index as i64 * 6 - behind as i64,
-                }
-            }
-        };
-        let bytes = event.to_bytes();
-        file.write_all(&bytes).unwrap();
+    for (index, event) in events(count).enumerate() {
+        file.write_all(&event.to_bytes()).unwrap();
         file.write_all(b"\n").unwrap();
         let partition = (stable_hash(&event.order_id) % PARTITIONS as u64) as usize;
         oracle.read((partition, index as i64), Some(&event));
-        recent.insert(0, event);
-        recent.truncate(30);
     }
     file.flush().unwrap();
     oracle.closed(i64::MAX)

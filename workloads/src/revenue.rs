@@ -6,6 +6,8 @@
 pub mod event;
 #[cfg(not(madsim))]
 pub mod feed;
+#[cfg(not(madsim))]
+pub mod sample;
 pub mod oracle;
 pub mod pipeline;
 #[cfg(madsim)]
