@@ -23,7 +23,7 @@ mod real {
         guarantee::Guarantee,
         host::{
             real::{RealClock, RealDisk, RealNet},
-            Host, Net,
+            Host,
         },
         ids::BrokerId,
         job::{Ended, JobConfig},

@@ -77,7 +77,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<u8, BadInput> {
         .enable_all()
         .build()
         .map_err(BadInput::new)?;
-    runtime.block_on(Run::new(arguments, config, lines)?.to_the_end())
+    runtime.block_on(Run::new(arguments, config, lines)?.finish())
 }
 
 struct Run<'a> {
@@ -119,7 +119,7 @@ impl Run<'_> {
         })
     }
 
-    async fn to_the_end(self) -> Result<u8, BadInput> {
+    async fn finish(self) -> Result<u8, BadInput> {
         let (brokers, broker) = self.log().await?;
         let work = async {
             let cluster = Cluster::new(self.host.clone(), brokers.clone());
