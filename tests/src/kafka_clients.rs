@@ -37,7 +37,9 @@ fn root() -> &'static Path {
 /// A command of Cargo's for the build without simulation.
 fn live_cargo(verb: &str) -> Command {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(root()).args([verb, "--release"]);
+    // The whole workspace, as the live tests build it: nothing is compiled twice.
+    let all = [verb, "--release", "--workspace"];
+    cargo.current_dir(root()).args(all);
     cargo.args(["--config", "target.'cfg(all())'.rustflags=['--cfg','live']"]);
     cargo.args(["--target-dir", "target/live"]);
     cargo
@@ -56,7 +58,7 @@ fn tools() -> &'static Tools {
         install.arg(clients().join("install.sh")).arg(&folder);
         done(install);
         let mut build = live_cargo("build");
-        build.args(["-p", "seedbed-workloads", "--bin", "seedbed"]);
+        build.args(["--bin", "seedbed"]);
         done(build);
         Tools {
             python: folder.join("venv/bin/python"),
@@ -305,7 +307,7 @@ fn apache_kafka_keeps_the_same_contracts() {
     let dir = tempfile::tempdir().expect("a folder");
     let (_kafka, address) = apache_kafka(dir.path());
     let mut contracts = live_cargo("test");
-    contracts.args(["-p", "seedbed-tests", "--test", "all", "log_contract"]);
+    contracts.args(["--test", "all", "log_contract"]);
     contracts.args(["--", "--test-threads", "2"]);
     contracts.env("SEEDBED_KAFKA", &address);
     done(contracts);
@@ -320,7 +322,7 @@ fn a_real_run_over_apache_kafka_ends_as_the_oracle_says() {
     let dir = tempfile::tempdir().expect("a folder");
     let (_kafka, address) = apache_kafka(dir.path());
     let mut run = live_cargo("test");
-    run.args(["-p", "seedbed-tests", "--test", "all"]);
+    run.args(["--test", "all"]);
     run.arg("real_run::killed_at_any_moment_it_ends_right_in_transactions");
     run.env("SEEDBED_KAFKA", &address);
     done(run);
