@@ -7,6 +7,7 @@
 //! `skeleton` for the older ones.
 
 pub mod batch;
+mod compression;
 pub mod frame;
 #[cfg(test)]
 mod fuzz;

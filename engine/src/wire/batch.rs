@@ -5,7 +5,7 @@
 //! last offset delta 4, first timestamp 8, last timestamp 8, producer id 8, producer epoch 2, base
 //! sequence 4, record count 4; big-endian; the crc (Castagnoli) covers all that follows it.
 
-use super::records;
+use super::{compression, records};
 use crate::{
     ids::{Offset, ProducerEpoch, ProducerId, Sequence},
     record::{NewRecord, Record},
@@ -352,7 +352,7 @@ fn read_records(header: &BatchHeader, bytes: &Bytes) -> Result<Vec<Record>, Batc
         first_timestamp_ms: i64::from_be_bytes(field(bytes, 27)),
         timestamp_ms: (attributes & LOG_APPEND_TIME != 0).then_some(header.max_timestamp_ms),
     };
-    let plain = records::unpack(bytes.slice(HEADER_BYTES..), attributes)?;
+    let plain = compression::unpack(bytes.slice(HEADER_BYTES..), attributes)?;
     records::read(plain, &frame)
 }
 

@@ -9,7 +9,6 @@ use super::batch::BatchError;
 use crate::{ids::Offset, record::Record};
 use bytes::{Buf, Bytes};
 use integer_encoding::VarInt;
-use kafka_protocol::compression::{Decompressor, Gzip, Lz4, None as Plain, Snappy, Zstd};
 
 /// What the records of a batch are relative to.
 #[derive(Clone, Copy, Debug)]
@@ -22,24 +21,6 @@ pub(super) struct Frame {
     pub first_timestamp_ms: i64,
     /// The time of all of them, if the log gives it.
     pub timestamp_ms: Option<i64>,
-}
-
-/// Unpacks what follows a batch's header, as its attributes say.
-pub(super) fn unpack(packed: Bytes, attributes: i16) -> Result<Bytes, BatchError> {
-    fn with<D: Decompressor<Bytes>>(mut packed: Bytes) -> Result<Bytes, BatchError> {
-        let plain = D::decompress(&mut packed, |plain| {
-            Ok(plain.copy_to_bytes(plain.remaining()))
-        });
-        plain.map_err(|error| wrong(error.to_string()))
-    }
-    match attributes & 7 {
-        0 => with::<Plain>(packed),
-        1 => with::<Gzip>(packed),
-        2 => with::<Snappy>(packed),
-        3 => with::<Lz4>(packed),
-        4 => with::<Zstd>(packed),
-        other => Err(wrong(format!("compression {other} is not known"))),
-    }
 }
 
 /// Reads all records. Takes no more memory than there are bytes to fill it.
@@ -99,7 +80,7 @@ fn take(bytes: &mut Bytes) -> Result<Option<Bytes>, BatchError> {
     }
 }
 
-fn wrong(what: impl ToString) -> BatchError {
+pub(super) fn wrong(what: impl ToString) -> BatchError {
     BatchError::Records(what.to_string())
 }
 
