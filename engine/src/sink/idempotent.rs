@@ -11,7 +11,7 @@ use super::{
     OutputTopic, Phase, Prepared, Row, Sink, SinkError,
 };
 use crate::{
-    checkpoint::{Complete, Store, TaskName},
+    checkpoint::{store::StoreError, Complete, Store, TaskName},
     ids::CheckpointId,
     log::producer::Producer,
     record::Record,
@@ -52,7 +52,12 @@ impl Idempotent {
         producer: &Producer,
         topic: &OutputTopic,
     ) -> Result<(), SinkError> {
-        let rows = read_rows(store, object).await.map_err(SinkError::Gone)?;
+        let rows = read_rows(store, object).await;
+        let rows = rows.map_err(|error| match error {
+            StoreError::Damaged { .. } => SinkError::Gone(error.to_string()),
+            // It may well be there.
+            error => SinkError::Store(error),
+        })?;
         arrive(send(producer, topic, rows).await).await
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{Phase, Prepared, Row, Sink, SinkError};
 use crate::{
-    checkpoint::{Complete, Manifest, Store, TaskName},
+    checkpoint::{store::StoreError, Complete, Manifest, Store, TaskName},
     ids::CheckpointId,
 };
 use async_trait::async_trait;
@@ -29,12 +29,14 @@ impl Objects {
 
     /// The rows that a checkpoint made visible, with the task that wrote them. A missing object is an
     /// error that names it.
-    pub async fn read(store: &Store, manifest: &Manifest) -> Result<Vec<(TaskName, Row)>, String> {
+    pub async fn read(
+        store: &Store,
+        manifest: &Manifest,
+    ) -> Result<Vec<(TaskName, Row)>, StoreError> {
         let mut rows = Vec::new();
         for (task, snapshot) in &manifest.tasks {
             if let Some(object) = &snapshot.prepared.object {
-                let read = read_rows(store, object).await;
-                let read = read.map_err(|error| format!("of {task}: {error}"))?;
+                let read = read_rows(store, object).await?;
                 rows.extend(read.into_iter().map(|row| (task.clone(), row)));
             }
         }
@@ -43,11 +45,14 @@ impl Objects {
 }
 
 /// The rows of an object.
-pub(super) async fn read_rows(store: &Store, object: &str) -> Result<Vec<Row>, String> {
-    let read = store.get(&Path::from(object)).await;
-    let bytes = read.map_err(|error| format!("{object}: {error}"))?;
-    let bytes = bytes.ok_or_else(|| format!("{object} is not there"))?;
-    serde_json::from_slice(&bytes).map_err(|error| format!("{object}: {error}"))
+pub(super) async fn read_rows(store: &Store, object: &str) -> Result<Vec<Row>, StoreError> {
+    let damaged = |what: String| StoreError::Damaged {
+        path: object.to_owned(),
+        what,
+    };
+    let bytes = store.get(&Path::from(object)).await?;
+    let bytes = bytes.ok_or_else(|| damaged("it is not there".into()))?;
+    serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
 }
 
 /// Writes rows as an object.

@@ -56,7 +56,7 @@ impl Seen {
             manifest.checkpoint, manifest.instance
         );
         let rows = Objects::read(store, manifest).await;
-        let rows = rows.map_err(|what| format!("{place}: {what}"))?;
+        let rows = rows.map_err(|error| format!("{place}: {error}"))?;
         // Sources write dead letters, and the others sums.
         let sums = rows
             .into_iter()
