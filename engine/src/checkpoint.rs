@@ -13,14 +13,15 @@
 
 pub mod coordinator;
 pub mod recovery;
+pub mod shape;
 pub mod store;
 
+pub use shape::JobShape;
 pub use store::{Complete, Store};
 
 use crate::{
     ids::{AttemptId, CheckpointId, Offset, PartitionId},
     sink::Prepared,
-    state::KeyGroups,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, ops::Range};
@@ -73,8 +74,8 @@ pub struct Manifest {
     pub instance: String,
     /// Its objects are kept until somebody removes them.
     pub savepoint: bool,
-    /// How many groups the keys are divided into.
-    pub key_groups: KeyGroups,
+    /// The job that it is of.
+    pub job: JobShape,
     /// The snapshots of all tasks.
     pub tasks: BTreeMap<TaskName, TaskSnapshot>,
 }

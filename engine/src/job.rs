@@ -10,127 +10,31 @@
 //! more. The next attempt goes on with the workers that are there.
 
 mod attempt;
+mod config;
 pub(crate) mod protocol;
 mod roll;
+
+pub use config::JobConfig;
 
 use crate::{
     checkpoint::{
         store::{Begun, StoreError},
-        Entry, Store,
+        Complete, Entry, JobShape, Store,
     },
-    graph::{Graph, WindowJob},
-    guarantee::{Chain, Guarantee, Refused},
+    graph::WindowJob,
+    guarantee::{Chain, Refused},
     host::Host,
     ids::{AttemptId, CheckpointId},
     link,
-    log::{cluster::Cluster, producer::ProducerConfig},
-    sink::{recover::Recovery, OutputTopic, SinkError, SinkKind},
-    state::{stable_hash, KeyGroups},
+    log::cluster::Cluster,
+    sink::{recover::Recovery, SinkError, SinkKind},
+    state::stable_hash,
 };
 use attempt::{Attempt, Ending};
 use protocol::{Hello, StoppedAt};
 use roll::Roll;
-use std::{fmt, time::Duration};
+use std::time::Duration;
 use tokio::time::Instant;
-
-/// How a job is run. The same for its coordinators and workers.
-#[derive(Clone, Debug)]
-pub struct JobConfig {
-    /// Its name: what its objects and transactional ids begin with. It holds no `/`.
-    pub name: String,
-    /// What its output promises.
-    pub claimed: Guarantee,
-    /// Run it even if its chain does not keep that promise.
-    pub unchecked: bool,
-    /// Where its output goes.
-    pub sink: SinkKind,
-    /// The topic of its output, unless that goes to objects.
-    pub output_topic: String,
-    /// The topic of records that cannot be used, unless output goes to objects.
-    pub dead_letter_topic: String,
-    /// How many partitions those two topics have.
-    pub partitions: i32,
-    /// The input ends where it ends now; then the job finishes.
-    pub bounded: bool,
-    /// A partition from which nothing comes for so long does not hold back the watermark; nothing: it does.
-    pub idle_after: Option<Duration>,
-    /// How many tasks share the windows. May change from one attempt to the next.
-    pub window_tasks: usize,
-    /// How many groups the keys are divided into. As long as the job has checkpoints, it does not change.
-    pub key_groups: KeyGroups,
-    /// An attempt waits for so many workers…
-    pub workers: usize,
-    /// …but no longer than this, if there is one.
-    pub gather: Duration,
-    /// Between two signs of life.
-    pub heartbeat: Duration,
-    /// Whoever is not heard of for so long is lost.
-    pub silence: Duration,
-    /// Between two checkpoints.
-    pub checkpoint_interval: Duration,
-    /// A checkpoint that takes longer ends the attempt.
-    pub checkpoint_timeout: Duration,
-    /// When nothing was added to the manifest log for so long, a process that stands by takes over.
-    pub takeover_after: Duration,
-    /// The brokers abort a transaction that is open for longer, prepared or not: more than a checkpoint and the
-    /// longest downtime.
-    pub transaction_timeout: Duration,
-    /// How its producers batch and wait.
-    pub producer: ProducerConfig,
-}
-
-impl JobConfig {
-    /// Small defaults for a job of this name, claim and sink.
-    pub fn new(name: &str, claimed: Guarantee, sink: SinkKind) -> Self {
-        JobConfig {
-            name: name.to_owned(),
-            claimed,
-            unchecked: false,
-            sink,
-            output_topic: format!("{name}-output"),
-            dead_letter_topic: format!("{name}-dead-letters"),
-            partitions: 4,
-            bounded: false,
-            idle_after: None,
-            window_tasks: 2,
-            key_groups: KeyGroups::default(),
-            workers: 1,
-            gather: Duration::from_secs(3),
-            heartbeat: Duration::from_millis(500),
-            silence: Duration::from_secs(3),
-            checkpoint_interval: Duration::from_secs(1),
-            checkpoint_timeout: Duration::from_secs(60),
-            takeover_after: Duration::from_secs(10),
-            transaction_timeout: Duration::from_secs(15 * 60),
-            producer: ProducerConfig::default(),
-        }
-    }
-
-    /// What coordinator and workers must agree on.
-    pub(crate) fn fingerprint(&self, graph: &Graph) -> u64 {
-        stable_hash(&(
-            &self.name,
-            self.claimed.name(),
-            self.sink.name(),
-            (&self.output_topic, &self.dead_letter_topic, self.partitions),
-            self.key_groups,
-            graph.describe(),
-        ))
-    }
-
-    /// Where the rows of a task go: what sources write are dead letters.
-    pub(crate) fn topic_of(&self, task: &str, host: &Host) -> OutputTopic {
-        let name = match task.starts_with(SOURCE) {
-            true => &self.dead_letter_topic,
-            false => &self.output_topic,
-        };
-        OutputTopic {
-            name: name.clone(),
-            partitions: self.partitions,
-            clock: host.clock.clone(),
-        }
-    }
-}
 
 /// What the names of source tasks begin with.
 const SOURCE: &str = "source-";
@@ -160,9 +64,33 @@ pub enum JobError {
     /// It claims more than its chain gives.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// Its configuration makes no sense.
+    #[error("{0}")]
+    Config(String),
+    /// It has checkpoints, and is another job now: what is not as it was.
+    #[error(
+        "its checkpoints are of a job with {0}. Run it as it was, or under another name: then it reads its input again"
+    )]
+    Changed(String),
     /// It cannot go on without loss: why, and what to do.
     #[error("halted: {0}")]
     Halted(String),
+    /// Its objects cannot be used, however often that is tried.
+    #[error("the job's objects: {0}")]
+    Objects(StoreError),
+    /// A topic has not as many partitions as the job is to write to.
+    #[error("topic {topic} has {there} partitions, the job has {wanted} for it")]
+    Partitions {
+        /// Which topic.
+        topic: String,
+        /// How many it has.
+        there: i32,
+        /// How many it should have.
+        wanted: i32,
+    },
+    /// It has ended, and what tasks have left open behind its end cannot be aborted.
+    #[error("it has ended, and left a transaction open: {0}")]
+    Output(SinkError),
     /// The coordinator cannot listen.
     #[error("cannot listen on {0}: {1}")]
     Listen(String, std::io::Error),
@@ -213,13 +141,18 @@ impl AttemptError {
     fn is_fenced(&self) -> bool {
         matches!(self, AttemptError::Store(StoreError::Fenced(_)))
     }
-}
 
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// What happened to the attempt, in a word or two.
+    fn because(&self) -> &'static str {
         match self {
-            Ended::Stopped(checkpoint) => write!(f, "stopped at checkpoint {checkpoint}"),
-            Ended::Finished(checkpoint) => write!(f, "finished at checkpoint {checkpoint}"),
+            AttemptError::Store(StoreError::Fenced(_)) => "is fenced",
+            AttemptError::Store(_) => "loses the store",
+            AttemptError::Recovery(_) => "cannot recover",
+            AttemptError::Task { .. } => "loses a task",
+            AttemptError::Lost(..) => "loses a worker",
+            AttemptError::Timeout(..) => "times out",
+            AttemptError::Ack(_) => "is confused",
+            AttemptError::Log(_) => "loses the log",
         }
     }
 }
@@ -235,8 +168,22 @@ impl<S, T, K, A> WindowJob<S, T, K, A> {
         Chain::new(graph.upstream, graph.dedup(), sink, config.claimed)
     }
 
+    /// What stays as it is while the job has checkpoints, and what its processes must agree on.
+    pub(crate) fn shape(&self, config: &JobConfig) -> JobShape {
+        JobShape {
+            name: config.name.clone(),
+            operators: self.graph().describe(),
+            windows: self.extent,
+            key_groups: config.key_groups,
+            sink: config.sink,
+            output_topic: config.output_topic.clone(),
+            dead_letter_topic: config.dead_letter_topic.clone(),
+            output_partitions: config.partitions,
+        }
+    }
+
     /// Coordinates the job until it ends: workers come to `listen` (`HOST:PORT`). Refuses a claim that the chain
-    /// does not keep.
+    /// does not keep, and a job that is not that of its checkpoints.
     pub async fn coordinate(
         &self,
         host: Host,
@@ -244,13 +191,15 @@ impl<S, T, K, A> WindowJob<S, T, K, A> {
         config: JobConfig,
         listen: &str,
     ) -> Result<Ended, JobError> {
+        config.check()?;
         if !config.unchecked {
             self.links(&config).check(config.claimed)?;
         }
         let store = Store::new(host.objects.clone(), &config.name);
         let cluster = Cluster::new(host, brokers);
         let coordinator = Coordinating {
-            graph: self.graph(),
+            shape: self.shape(&config),
+            topic: &self.graph().topic,
             config: &config,
             recovery: Recovery {
                 job: config.name.clone(),
@@ -268,7 +217,9 @@ impl<S, T, K, A> WindowJob<S, T, K, A> {
 
 /// A process that coordinates a job.
 struct Coordinating<'a> {
-    graph: &'a Graph,
+    shape: JobShape,
+    /// The topic that it reads.
+    topic: &'a str,
     config: &'a JobConfig,
     cluster: Cluster,
     store: Store,
@@ -280,31 +231,27 @@ impl Coordinating<'_> {
         let mut resumes = true;
         loop {
             if let Some(ended) = self.stand_by(&mut resumes).await? {
-                self.sweep_after(ended).await;
+                self.sweep_after(ended).await?;
                 return Ok(ended);
             }
             let host = self.cluster.host();
             let listener = host.net.listen(listen).await;
             let listener = listener.map_err(|error| JobError::Listen(listen.to_owned(), error))?;
-            let fingerprint = self.config.fingerprint(self.graph);
-            let mut roll = Roll::new(listener, fingerprint, self.config);
+            let mut roll = Roll::new(listener, self.shape.clone(), self.config);
             // As long as nobody else takes over, this process goes on.
             loop {
                 match self.attempt(&mut roll).await {
                     Ok(ended) => {
                         if let Ok(ended) = ended {
-                            self.sweep_after(ended).await;
+                            self.sweep_after(ended).await?;
                         }
                         return ended;
                     }
-                    Err(error) => {
-                        let fenced = error.is_fenced();
-                        let error = error.to_string();
-                        tracing::info!(name: "job.attempt-ended", error);
-                        if fenced {
-                            break;
-                        }
+                    Err(error) if error.is_fenced() => break,
+                    Err(AttemptError::Store(error)) if error.is_definite() => {
+                        return Err(JobError::Objects(error));
                     }
+                    Err(_) => {}
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -312,33 +259,44 @@ impl Coordinating<'_> {
     }
 
     /// Aborts what tasks have begun behind the end of the job. Their attempt is over, and nobody may come after it.
-    async fn sweep_after(&self, ended: Ended) {
+    async fn sweep_after(&self, ended: Ended) -> Result<(), JobError> {
         let (Ended::Stopped(checkpoint) | Ended::Finished(checkpoint)) = ended;
         let complete = loop {
             match self.store.complete(checkpoint).await {
                 Ok(complete) => break complete,
+                Err(error) if error.is_definite() => return Err(JobError::Objects(error)),
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         };
+        self.check_shape(&complete)?;
         let attempt = complete.manifest().attempt;
         let attempts = attempt..AttemptId(attempt.0 + 1);
-        self.recovery.sweep(attempts, Some(&complete)).await;
+        let swept = self.recovery.sweep(attempts, Some(&complete)).await;
+        swept.map_err(|error| JobError::Output(error.into()))
+    }
+
+    /// Refuses a checkpoint of another job.
+    fn check_shape(&self, complete: &Complete) -> Result<(), JobError> {
+        match complete.manifest().job.instead_of(&self.shape) {
+            None => Ok(()),
+            Some(difference) => Err(JobError::Changed(difference)),
+        }
     }
 
     /// One attempt, until it is over or the job is.
     async fn attempt(&self, roll: &mut Roll) -> Result<Result<Ended, JobError>, AttemptError> {
-        let partitions = self.cluster.partitions(&self.graph.topic).await as usize;
-        for topic in [&self.config.dead_letter_topic, &self.config.output_topic] {
-            if self.config.sink != SinkKind::Objects {
-                // A name that the cluster refuses shows at the first record, as a task's error.
-                let _ = self
-                    .cluster
-                    .ensure_topic(topic, self.config.partitions)
-                    .await;
+        let partitions = self.cluster.partitions(self.topic).await as usize;
+        if self.config.sink != SinkKind::Objects {
+            if let Err(error) = self.ensure_topics().await {
+                return Ok(Err(error));
             }
         }
         let instance = &self.cluster.host().instance;
-        let (begun, restored) = match self.store.begin(instance).await? {
+        let begun = self.store.begin(instance).await.inspect_err(|error| {
+            let error = error.to_string();
+            tracing::info!(name: "job.attempt-not-begun", error);
+        })?;
+        let (begun, restored) = match begun {
             Begun::Attempt(begun, restored) => (begun, restored),
             Begun::Finished(checkpoint) => return Ok(Ok(Ended::Finished(checkpoint))),
             Begun::Halted(why) => return Ok(Err(JobError::Halted(why))),
@@ -346,22 +304,52 @@ impl Coordinating<'_> {
         tracing::info!(
             name: "job.attempt-begun",
             attempt = begun.id().0,
-            restores = ?restored.as_ref().map(|complete| complete.checkpoint().0)
+            restores = restored.as_ref().map(|complete| complete.checkpoint().0)
         );
-        let mut attempt = Attempt {
+        if let Some(complete) = &restored {
+            let read = complete.manifest().positions().len();
+            let checked = self.check_shape(complete).and(match read == partitions {
+                true => Ok(()),
+                false => Err(JobError::Changed(format!(
+                    "{read} partitions of input instead of {partitions}"
+                ))),
+            });
+            if let Err(error) = checked {
+                return Ok(Err(error));
+            }
+        }
+        let id = begun.id().0;
+        let attempt = Attempt {
             job: self,
             begun,
             restored,
             partitions,
         };
+        let ended = self.see_through(attempt, roll).await;
+        if let Err(error) = &ended {
+            let (because, error) = (error.because(), error.to_string());
+            tracing::info!(name: "job.attempt-ended", attempt = id, because, error);
+        }
+        ended
+    }
+
+    /// Runs an attempt that has begun, and ends it in the manifest log if the job ends.
+    async fn see_through(
+        &self,
+        mut attempt: Attempt<'_>,
+        roll: &mut Roll,
+    ) -> Result<Result<Ended, JobError>, AttemptError> {
+        let id = attempt.begun.id().0;
         match attempt.run(roll).await {
             Ok(Ending::Stopped(checkpoint)) => {
                 attempt.begun.end(Entry::Stopped(checkpoint)).await?;
+                tracing::info!(name: "job.stopped", attempt = id, checkpoint = checkpoint.0);
                 roll.stopped(checkpoint).await;
                 Ok(Ok(Ended::Stopped(checkpoint)))
             }
             Ok(Ending::Finished(checkpoint)) => {
                 attempt.begun.end(Entry::Finished(checkpoint)).await?;
+                tracing::info!(name: "job.finished", attempt = id, checkpoint = checkpoint.0);
                 roll.stopped(checkpoint).await;
                 Ok(Ok(Ended::Finished(checkpoint)))
             }
@@ -381,6 +369,24 @@ impl Coordinating<'_> {
         }
     }
 
+    /// The topics that it writes to are there, with as many partitions as it expects.
+    async fn ensure_topics(&self) -> Result<(), JobError> {
+        let wanted = self.config.partitions;
+        for topic in [&self.config.dead_letter_topic, &self.config.output_topic] {
+            let ensured = self.cluster.ensure_topic(topic, wanted).await;
+            let there =
+                ensured.map_err(|error| JobError::Config(format!("topic {topic}: {error}")))?;
+            if there != wanted {
+                return Err(JobError::Partitions {
+                    topic: topic.clone(),
+                    there,
+                    wanted,
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until the job has nobody who runs it: nothing was added to its manifest log for a while, or ever, or
     /// the last entry is this process's own. Tells if the job has ended. A job that was stopped goes on if this
     /// process has been started since, once.
@@ -392,6 +398,7 @@ impl Coordinating<'_> {
         let newest = loop {
             match self.store.newest().await {
                 Ok(newest) => break newest,
+                Err(error) if error.is_definite() => return Err(JobError::Objects(error)),
                 Err(_) => tokio::time::sleep(poll).await,
             }
         };
@@ -421,9 +428,13 @@ impl Coordinating<'_> {
             }
             let left = until.saturating_duration_since(Instant::now());
             tokio::time::sleep(left.min(poll)).await;
-            while let Ok(Some(entry)) = self.store.entry(next).await {
+            loop {
+                match self.store.entry(next).await {
+                    Ok(Some(entry)) => last = Some(entry),
+                    Err(error) if error.is_definite() => return Err(JobError::Objects(error)),
+                    Ok(None) | Err(_) => break,
+                }
                 next += 1;
-                last = Some(entry);
                 watched = true;
                 until = Instant::now() + takeover_after + moment;
             }

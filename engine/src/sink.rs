@@ -15,30 +15,28 @@ pub mod append;
 pub mod idempotent;
 pub mod objects;
 pub mod recover;
+pub mod topic;
 pub mod transactional;
 
 pub use append::Append;
 pub use idempotent::Idempotent;
 pub use objects::Objects;
+pub use topic::{OnDemand, OutputTopic};
 pub use transactional::Transactional;
 
 use crate::{
     checkpoint::{store::StoreError, Complete},
     guarantee::SinkClass,
-    host::Clock,
-    ids::{CheckpointId, PartitionId},
+    ids::CheckpointId,
     log::{
         producer::SendError,
         transactional::{Prepared as Transaction, TransactionError},
-        TopicPartition,
     },
-    record::NewRecord,
-    state::stable_hash,
 };
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A row of output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,34 +155,24 @@ pub trait Sink: Send {
     async fn abort(&mut self);
 }
 
-/// A topic that rows go to.
-#[derive(Clone)]
-pub struct OutputTopic {
-    /// Its name.
-    pub name: String,
-    /// How many partitions it has.
-    pub partitions: i32,
-    /// What stamps the records.
-    pub clock: std::sync::Arc<dyn Clock>,
+/// What waits until its checkpoint is complete.
+struct Waiting<T>(BTreeMap<CheckpointId, T>);
+
+impl<T> Waiting<T> {
+    /// Waits for `checkpoint`.
+    fn insert(&mut self, checkpoint: CheckpointId, what: T) {
+        self.0.insert(checkpoint, what);
+    }
+
+    /// What a complete checkpoint, or one before it, has made ready: notices may be lost, and the newest stands for all.
+    fn ready(&mut self, complete: &Complete) -> impl Iterator<Item = T> {
+        let later = self.0.split_off(&CheckpointId(complete.checkpoint().0 + 1));
+        std::mem::replace(&mut self.0, later).into_values()
+    }
 }
 
-/// The header that tells panes apart.
-pub const PANE: &str = "pane";
-
-impl OutputTopic {
-    /// The row as a record, and its partition: rows with the same key share one.
-    pub(crate) fn record(&self, row: Row) -> (TopicPartition, NewRecord) {
-        let partition = stable_hash(&row.key) % self.partitions as u64;
-        let to = TopicPartition::new(&self.name, PartitionId(partition as i32));
-        let mut headers = vec![(PANE.to_owned(), Bytes::from(row.pane.to_string()))];
-        let others = row.headers.into_iter();
-        headers.extend(others.map(|(name, value)| (name, Bytes::from(value))));
-        let record = NewRecord {
-            key: Some(row.key.into()),
-            value: Some(row.value.into()),
-            headers,
-            timestamp_ms: self.clock.now_ms(),
-        };
-        (to, record)
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Waiting(BTreeMap::new())
     }
 }

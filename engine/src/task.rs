@@ -297,11 +297,19 @@ where
                         self.windows.add(keyed, &*self.fold);
                     }
                     let corrected = self.windows.corrections();
-                    self.write("window.corrected", corrected).await?;
+                    if !corrected.is_empty() {
+                        let (task, count) = (&self.checkpointing.name, corrected.len());
+                        tracing::info!(name: "window.corrected", task = %task, count);
+                        self.write(corrected).await?;
+                    }
                 }
                 Event::Message(input, Message::Watermark(watermark)) => {
                     let fired = self.windows.advance(input, watermark);
-                    self.write("window.fired", fired).await?;
+                    if !fired.is_empty() {
+                        let (task, count) = (&self.checkpointing.name, fired.len());
+                        tracing::info!(name: "window.fired", task = %task, count);
+                        self.write(fired).await?;
+                    }
                 }
                 Event::Message(input, Message::Barrier(id)) => match aligner.barrier(input, id) {
                     Alignment::Waits => {}
@@ -335,19 +343,7 @@ where
         Ok(())
     }
 
-    async fn write(
-        &mut self,
-        what: &'static str,
-        fired: Vec<Fired<K, A>>,
-    ) -> Result<(), TaskError> {
-        if fired.is_empty() {
-            return Ok(());
-        }
-        let (task, count) = (&self.checkpointing.name, fired.len() as u64);
-        match what {
-            "window.fired" => tracing::info!(name: "window.fired", task = %task, count),
-            _ => tracing::info!(name: "window.corrected", task = %task, count),
-        }
+    async fn write(&mut self, fired: Vec<Fired<K, A>>) -> Result<(), TaskError> {
         let row = |fired: &Fired<K, A>| Row {
             pane: fired.pane,
             ..(self.row)(fired)

@@ -18,21 +18,19 @@ use crate::{
         JobConfig,
     },
     link::{self, Reader, Writer},
-    log::{
-        cluster::Cluster, producer::Producer, transactional::TransactionalConfig, TopicPartition,
-    },
+    log::{cluster::Cluster, transactional::TransactionalConfig, TopicPartition},
     operator::{
         window::{Keyed, Windows},
         Stage,
     },
     record::Timed,
-    sink::{append, Append, Idempotent, Objects, Sink, SinkKind, Transactional},
+    sink::{append, Append, Idempotent, Objects, OnDemand, Sink, SinkKind, Transactional},
     source::Source,
     task::{start, Checkpointing, Control, Part, Progress, Report, Running, TaskLink, WindowTask},
 };
 use futures::{select_biased, FutureExt};
 use serde::{de::DeserializeOwned, Serialize};
-use std::{collections::BTreeMap, convert::Infallible, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, io, time::Duration};
 use switchboard::Switchboard;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -61,7 +59,7 @@ where
     K: Ord + Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     A: Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Works for the job, for ever. An error says that the worker cannot listen.
+    /// Works for the job, for ever. An error says that the worker cannot listen, or that its configuration makes no sense.
     pub async fn work(
         &self,
         host: Host,
@@ -69,6 +67,9 @@ where
         config: JobConfig,
         at: WorkerConfig,
     ) -> io::Result<Infallible> {
+        config
+            .check()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let listener = host.net.listen(&at.listen).await?;
         let address = at
             .address
@@ -138,7 +139,7 @@ where
         let hello = Hello::Worker {
             instance: self.host.instance.to_string(),
             address: self.address.clone(),
-            fingerprint: self.config.fingerprint(self.job.graph()),
+            job: self.job.shape(&self.config),
         };
         within(silence, writer.write(&hello)).await?;
         let (told, mut tells) = mpsc::channel(CONTROLS_MAX);
@@ -160,7 +161,7 @@ where
                 Event::Told(Some(Err(error))) => return Err(error),
                 Event::Told(Some(Ok(told))) => {
                     heard = Instant::now();
-                    self.obey(told, &mut tasks, &report).await?
+                    self.obey(told, &mut tasks, &report)?
                 }
                 Event::Report(report) => Some(ToCoordinator::Report(report)),
             };
@@ -171,7 +172,7 @@ where
     }
 
     /// Does what the coordinator says; what is to be answered at once.
-    async fn obey(
+    fn obey(
         &self,
         told: ToWorker,
         tasks: &mut Option<Tasks>,
@@ -190,7 +191,7 @@ where
                 );
                 // Those of an attempt before end first.
                 *tasks = None;
-                *tasks = Some(self.deploy(&deployment, report).await);
+                *tasks = Some(self.deploy(&deployment, report));
             }
             ToWorker::Barrier(checkpoint) => {
                 for control in tasks.iter().flat_map(|tasks| tasks.controls.values()) {
@@ -222,11 +223,10 @@ where
             ToWorker::Beat(watermark) => {
                 let mut progress = Vec::new();
                 if let Some(tasks) = tasks {
-                    for (control, watermark) in
-                        tasks.controls.values().zip(watermark.into_iter().cycle())
-                    {
+                    if let Some(watermark) = watermark {
                         // Only who has taken what it was told before is told this.
-                        if control.capacity() == CONTROLS_MAX {
+                        let controls = tasks.controls.values();
+                        for control in controls.filter(|to| to.capacity() == CONTROLS_MAX) {
                             tell(control, Control::Others(watermark))?;
                         }
                     }
@@ -243,7 +243,7 @@ where
     }
 
     /// Starts the tasks of an attempt.
-    async fn deploy(&self, deployment: &Deployment, report: &mpsc::Sender<Report>) -> Tasks {
+    fn deploy(&self, deployment: &Deployment, report: &mpsc::Sender<Report>) -> Tasks {
         let mut edges = self.edges(deployment, report);
         let (mut controls, mut running) = (BTreeMap::new(), Vec::new());
         let progress = Progress::default();
@@ -274,7 +274,7 @@ where
                 key: self.job.key.clone(),
                 outputs: Outputs::new(outputs.collect(), self.config.key_groups),
                 progress: progress.clone(),
-                checkpointing: self.checkpointing(&placed.task, deployment.attempt).await,
+                checkpointing: self.checkpointing(&placed.task, deployment.attempt),
                 restore: placed.restore.first().cloned(),
                 position: Offset(0),
                 sent: EventTime(i64::MIN),
@@ -295,7 +295,7 @@ where
                 groups: (self.config.key_groups).range(index, deployment.windows.len()),
                 fold: self.job.fold.clone(),
                 row: self.job.row.clone(),
-                checkpointing: self.checkpointing(&placed.task, deployment.attempt).await,
+                checkpointing: self.checkpointing(&placed.task, deployment.attempt),
                 restore: placed.restore.clone(),
             };
             running.push(start(task, link(&placed.task)));
@@ -368,14 +368,15 @@ where
         edges
     }
 
-    async fn checkpointing(&self, task: &str, attempt: AttemptId) -> Checkpointing {
-        let sink = self.sink(task, attempt).await;
+    fn checkpointing(&self, task: &str, attempt: AttemptId) -> Checkpointing {
+        let sink = self.sink(task, attempt);
         Checkpointing::new(task.to_owned(), self.store.clone(), sink)
     }
 
-    async fn sink(&self, task: &str, attempt: AttemptId) -> Box<dyn Sink> {
+    fn sink(&self, task: &str, attempt: AttemptId) -> Box<dyn Sink> {
         let config = &self.config;
         let topic = config.topic_of(task, &self.host);
+        let producer = OnDemand::new(self.cluster.clone(), config.producer.clone());
         match config.sink {
             SinkKind::Objects => Box::new(Objects::new(self.store.clone(), task)),
             SinkKind::Transactional => {
@@ -395,7 +396,6 @@ where
                 ))
             }
             SinkKind::Idempotent => {
-                let producer = self.producer().await;
                 Box::new(Idempotent::new(self.store.clone(), task, producer, topic))
             }
             SinkKind::Append => {
@@ -403,13 +403,9 @@ where
                     Guarantee::AtMostOnce => append::When::Complete,
                     _ => append::When::AtOnce,
                 };
-                Box::new(Append::new(self.producer().await, topic, when))
+                Box::new(Append::new(producer, topic, when))
             }
         }
-    }
-
-    async fn producer(&self) -> Producer {
-        Producer::new(self.cluster.clone(), self.config.producer.clone()).await
     }
 }
 
@@ -468,6 +464,3 @@ async fn within<T>(
 
 /// Both directions of a connection.
 type Directions = (Reader, Writer);
-
-/// What a worker needs of the network.
-type NetOf = Arc<dyn crate::host::Net>;

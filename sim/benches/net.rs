@@ -123,7 +123,7 @@ mod simulated {
             Findings {
                 ledgers: vec![ledger],
                 commits: 1,
-                why: Vec::new(),
+                ..Findings::default()
             }
         }
     }

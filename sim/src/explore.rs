@@ -303,6 +303,9 @@ impl Explore {
         for (name, count) in &report.counts {
             *campaign.faults.entry(name.clone()).or_default() += count;
         }
+        for (name, count) in &report.moves {
+            *campaign.moves.entry(name.clone()).or_default() += count;
+        }
         campaign.fault_free += u64::from(plan.faults.is_empty());
         let mut hasher = xxhash_rust::xxh3::Xxh3::new();
         hasher.update(&plan.seed.0.to_le_bytes());
@@ -386,6 +389,9 @@ impl Explore {
         let found = shared.found.into_inner().expect("found");
         let mut campaign = found.campaign;
         campaign.workload = self.workload.name().to_owned();
+        for name in self.workload.moves() {
+            campaign.moves.entry(name).or_default();
+        }
         campaign.wall_seconds = shared.begun.elapsed().as_secs_f64();
         campaign.seeds_per_second = campaign.seeds_run as f64 / campaign.wall_seconds;
         let next = shared.next.into_inner();

@@ -124,7 +124,7 @@
 //!             };
 //!             if let Ok(Ok(keys)) = tokio::time::timeout(Duration::from_secs(5), read).await {
 //!                 keys.iter().for_each(|key| ledger.saw(format!("key {key}"), one));
-//!                 return Findings { ledgers: vec![ledger], commits, why: vec![] };
+//!                 return Findings { ledgers: vec![ledger], commits, ..Findings::default() };
 //!             }
 //!             tokio::time::sleep(Duration::from_secs(1)).await;
 //!         }

@@ -49,6 +49,11 @@ pub trait Workload: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The legal moves of its state machines: a campaign says which of them have never happened.
+    fn moves(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Adds the nodes to a world; input begins to flow.
     fn build(&self, world: &World, plan: &Plan) -> Box<dyn Scenario>;
 }
@@ -79,6 +84,8 @@ pub struct Findings {
     pub ledgers: Vec<Ledger>,
     /// How many commits were made; none makes the run vacuous.
     pub commits: u64,
+    /// How often each legal move of the workload's state machines has happened.
+    pub moves: BTreeMap<String, u64>,
     /// What led to an anomaly: printed if there is one.
     pub why: Vec<String>,
 }
@@ -102,6 +109,8 @@ pub struct Report {
     pub shown: BTreeMap<String, u64>,
     /// Faults that struck and named events that happened, by name.
     pub counts: BTreeMap<String, u64>,
+    /// How often each legal move of the workload's state machines has happened.
+    pub moves: BTreeMap<String, u64>,
     /// The trace, if it was asked for.
     #[serde(skip)]
     pub trace: Option<String>,
@@ -247,6 +256,7 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
         compared,
         shown,
         counts: finished.counts,
+        moves: findings.moves,
         trace: finished.text,
     }
 }
@@ -315,6 +325,7 @@ impl Report {
             compared: 0,
             shown: BTreeMap::new(),
             counts: BTreeMap::new(),
+            moves: BTreeMap::new(),
             trace: None,
         }
     }

@@ -75,7 +75,7 @@ impl Scenario for Over {
         Findings {
             ledgers: vec![ledger],
             commits: 1,
-            why: Vec::new(),
+            ..Findings::default()
         }
     }
 }

@@ -111,8 +111,8 @@ fn record(text: impl ToString) -> NewRecord {
 
 async fn acknowledged_is_read_in_order(stand: Stand) {
     let topic = stand.topic("ordered", 5).await;
-    let again = stand.cluster.ensure_topic(&topic, 5).await;
-    again.expect("a topic that exists is no error");
+    let again = stand.cluster.ensure_topic(&topic, 7).await;
+    assert_eq!(again.expect("a topic that exists is no error"), 5);
     let config = ProducerConfig {
         batch_records_max: 7,
         ..ProducerConfig::default()

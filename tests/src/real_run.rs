@@ -160,3 +160,34 @@ fn what_is_wrong_is_said() {
     assert!(refused(&["--input", path, "--workers", "0"]).contains("1 to 64 would be right"));
     assert!(refused(&["transfer", "--input", path]).contains("revenue can"));
 }
+
+#[test]
+fn a_job_that_is_not_that_of_its_checkpoints_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("events.jsonl");
+    write_events(&input, 10);
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seedbed-under-test"));
+        command.args(["run", "--input"]).arg(&input).arg("--dir");
+        command.arg(folder.path().join("run")).args(arguments);
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), !output.stdout.is_empty(), said)
+    };
+    let (code, printed, said) = run(&["--sink", "objects"]);
+    assert_eq!((code, printed), (Some(0), true), "{said}");
+    for (arguments, because) in [
+        (
+            ["--sink", "transactional"],
+            r#"sink = "objects" instead of "transactional""#,
+        ),
+        (["--partitions", "3"], "--partitions 4 would be right"),
+        (["--brokers", "127.0.0.1:1"], "nobody there has answered"),
+    ] {
+        let (code, printed, said) = run(&arguments);
+        assert_eq!((code, printed), (Some(2), false), "{arguments:?}: {said}");
+        assert!(said.contains(because), "{arguments:?}: {said}");
+    }
+    let (code, printed, said) = run(&["--sink", "objects"]);
+    assert_eq!((code, printed), (Some(0), true), "{said}");
+}

@@ -114,7 +114,7 @@ impl Scenario for Playing {
         Findings {
             ledgers: vec![ledger],
             commits: 1,
-            why: Vec::new(),
+            ..Findings::default()
         }
     }
 }

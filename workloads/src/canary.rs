@@ -132,6 +132,7 @@ impl Scenario for Running {
             ledgers: vec![ledger],
             commits,
             why: vec!["it acknowledges before it syncs, on purpose".into()],
+            ..Findings::default()
         }
     }
 }

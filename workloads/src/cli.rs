@@ -168,18 +168,18 @@ struct ExplainArguments {
     workload: String,
     #[command(flatten)]
     job: JobArguments,
-    /// How long a transaction may be open, as the job asks [default: 15m].
-    #[arg(long, value_name = "TIME")]
-    transaction_timeout: Option<String>,
-    /// The longest that the brokers give: their transaction.max.timeout.ms [default: 15m].
-    #[arg(long, value_name = "TIME")]
-    broker_max: Option<String>,
-    /// Between two checkpoints [default: 1s].
-    #[arg(long, value_name = "TIME")]
-    checkpoint_interval: Option<String>,
-    /// The longest that nobody may run the job [default: 10m].
-    #[arg(long, value_name = "TIME")]
-    downtime: Option<String>,
+    /// How long a transaction may be open, as the job asks.
+    #[arg(long, value_name = "TIME", default_value = "15m")]
+    transaction_timeout: humantime::Duration,
+    /// The longest that the brokers give: their transaction.max.timeout.ms.
+    #[arg(long, value_name = "TIME", default_value = "15m")]
+    broker_max: humantime::Duration,
+    /// Between two checkpoints.
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    checkpoint_interval: humantime::Duration,
+    /// The longest that nobody may run the job.
+    #[arg(long, value_name = "TIME", default_value = "10m")]
+    downtime: humantime::Duration,
     /// As JSON.
     #[arg(long)]
     json: bool,

@@ -15,6 +15,8 @@ pub mod ghost;
 #[cfg(madsim)]
 pub mod judge;
 #[cfg(madsim)]
+pub mod moves;
+#[cfg(madsim)]
 pub mod reader;
 #[cfg(madsim)]
 pub mod settings;

@@ -9,11 +9,8 @@
 //! An answer that did not come is unknown: the same entry is created again, and if the place is taken by
 //! then, what stands there tells whether it is ours.
 
-use super::{recovery::Beginning, Entry, Manifest, TaskName, TaskSnapshot};
-use crate::{
-    ids::{AttemptId, CheckpointId},
-    state::KeyGroups,
-};
+use super::{recovery::Beginning, Entry, JobShape, Manifest, TaskName, TaskSnapshot};
+use crate::ids::{AttemptId, CheckpointId};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::{path::Path, Error as ObjectError, ObjectStore, ObjectStoreExt, PutMode};
@@ -50,6 +47,13 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+}
+
+impl StoreError {
+    /// Whether another try brings the same answer.
+    pub fn is_definite(&self) -> bool {
+        matches!(self, StoreError::Refused(_) | StoreError::Damaged { .. })
+    }
 }
 
 /// The objects of one job.
@@ -354,7 +358,7 @@ impl Attempt {
     pub async fn complete(
         &mut self,
         tasks: BTreeMap<TaskName, TaskSnapshot>,
-        key_groups: KeyGroups,
+        job: JobShape,
         savepoint: bool,
     ) -> Result<Complete, StoreError> {
         let manifest = Manifest {
@@ -362,7 +366,7 @@ impl Attempt {
             attempt: self.id,
             instance: self.instance.clone(),
             savepoint,
-            key_groups,
+            job,
             tasks,
         };
         self.add(Entry::Complete(manifest.clone())).await?;

@@ -13,6 +13,7 @@ use crate::{
     },
     ids::{CheckpointId, Offset, PartitionId},
     log::TopicPartition,
+    sink::SinkError,
     task::{Part, Report},
 };
 use futures::{select_biased, FutureExt};
@@ -44,10 +45,12 @@ impl Attempt<'_> {
         if self.begun.is_fenced().await? {
             return Err(StoreError::Fenced(self.begun.next().0).into());
         }
-        let deployments = self.deployments(&workers, until)?;
+        let deployments = self.deployments(&workers, until);
         for (number, deployment) in workers.iter().map(|(number, _)| *number).zip(deployments) {
             roll.tell(number, ToWorker::Deploy(deployment));
         }
+        let (id, count) = (self.begun.id().0, workers.len());
+        tracing::info!(name: "job.deployed", attempt = id, workers = count);
         let members: BTreeSet<WorkerNumber> = workers.iter().map(|(number, _)| *number).collect();
         let done = self.checkpoints(roll, &members).await;
         // What they still do for this attempt ends with their connections.
@@ -66,7 +69,8 @@ impl Attempt<'_> {
         // Whoever has completed that checkpoint has swept behind those before it.
         let from = self.restored.as_ref().map(|of| of.manifest().attempt);
         let attempts = from.unwrap_or_default()..self.begun.id();
-        recovery.sweep(attempts, self.restored.as_ref()).await;
+        let swept = recovery.sweep(attempts, self.restored.as_ref()).await;
+        swept.map_err(SinkError::from)?;
         tracing::info!(name: "job.recovered", attempt = self.begun.id().0);
         Ok(())
     }
@@ -78,7 +82,7 @@ impl Attempt<'_> {
         }
         let mut ends = Vec::new();
         for index in 0..self.partitions {
-            let of = TopicPartition::new(&self.job.graph.topic, PartitionId(index as i32));
+            let of = TopicPartition::new(self.job.topic, PartitionId(index as i32));
             let end = self.job.cluster.stable_offset(&of).await;
             ends.push(end.map_err(|error| AttemptError::Log(error.to_string()))?);
         }
@@ -107,14 +111,14 @@ impl Attempt<'_> {
         &self,
         workers: &[(WorkerNumber, String)],
         until: Option<Vec<Offset>>,
-    ) -> Result<Vec<Deployment>, AttemptError> {
+    ) -> Vec<Deployment> {
         let config = self.job.config;
         let place = |index: usize| (index % workers.len()) as u32;
         let mut sources = Vec::new();
         for index in 0..self.partitions {
             let task = source_name(index);
             sources.push(Placed {
-                restore: self.source_snapshot(&task)?.into_iter().collect(),
+                restore: self.source_snapshot(&task).into_iter().collect(),
                 worker: place(index),
                 task,
             });
@@ -141,21 +145,13 @@ impl Attempt<'_> {
             me,
             ..deployment.clone()
         };
-        Ok((0..workers.len() as u32).map(mine).collect())
+        (0..workers.len() as u32).map(mine).collect()
     }
 
-    fn source_snapshot(&self, task: &str) -> Result<Option<String>, AttemptError> {
-        let Some(complete) = &self.restored else {
-            return Ok(None);
-        };
-        let manifest = complete.manifest();
-        match manifest.tasks.get(task) {
-            Some(snapshot) => Ok(Some(snapshot.object.clone())),
-            None => Err(AttemptError::Store(StoreError::Damaged {
-                path: format!("checkpoint {}", manifest.checkpoint),
-                what: format!("it has no snapshot of {task}: has the topic more partitions now?"),
-            })),
-        }
+    fn source_snapshot(&self, task: &str) -> Option<String> {
+        let complete = self.restored.as_ref()?;
+        let snapshot = complete.manifest().tasks.get(task);
+        Some(snapshot.expect("each source has one").object.clone())
     }
 
     /// The objects that hold any group of a window task's keys.
@@ -245,7 +241,7 @@ impl Attempt<'_> {
                         let savepoint = matches!(last, Some((_, Some(Ending::Stopped(_)))));
                         let complete = self
                             .begun
-                            .complete(snapshots, config.key_groups, savepoint)
+                            .complete(snapshots, self.job.shape.clone(), savepoint)
                             .await?;
                         coordinator.complete(checkpoint);
                         tracing::info!(

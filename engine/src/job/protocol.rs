@@ -1,7 +1,7 @@
 //! What coordinator, workers and people say to each other: frames of these messages ([`link`](crate::link)).
 
 use crate::{
-    checkpoint::TaskName,
+    checkpoint::{JobShape, TaskName},
     ids::{AttemptId, CheckpointId, EventTime, Offset, PartitionId},
     task::Report,
 };
@@ -16,7 +16,7 @@ pub(crate) enum Hello {
         /// Where other workers find it.
         address: String,
         /// What it knows of the job.
-        fingerprint: u64,
+        job: JobShape,
     },
     /// Somebody wants the job to stop behind a savepoint.
     Stop,

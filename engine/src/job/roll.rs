@@ -5,6 +5,7 @@ use super::{
     JobConfig,
 };
 use crate::{
+    checkpoint::JobShape,
     host::Listener,
     ids::{CheckpointId, EventTime, PartitionId},
     link::{self, Reader, Writer},
@@ -73,9 +74,9 @@ pub(super) struct Roll {
 
 impl Roll {
     /// Nobody yet. Workers must know the same job.
-    pub fn new(listener: Box<dyn Listener>, fingerprint: u64, config: &JobConfig) -> Roll {
+    pub fn new(listener: Box<dyn Listener>, job: JobShape, config: &JobConfig) -> Roll {
         let (hear, heard) = mpsc::channel(QUEUED_MAX);
-        let accepting = tokio::spawn(accept(listener.into(), fingerprint, hear.clone()));
+        let accepting = tokio::spawn(accept(listener.into(), job.into(), hear.clone()));
         Roll {
             workers: BTreeMap::new(),
             next: 0,
@@ -213,13 +214,13 @@ impl Roll {
     }
 }
 
-async fn accept(listener: Arc<dyn Listener>, fingerprint: u64, hear: mpsc::Sender<Heard>) {
+async fn accept(listener: Arc<dyn Listener>, job: Arc<JobShape>, hear: mpsc::Sender<Heard>) {
     loop {
         let Ok((connection, _)) = listener.accept().await else {
             tokio::time::sleep(HELLO_WITHIN / 10).await;
             continue;
         };
-        let hear = hear.clone();
+        let (hear, job) = (hear.clone(), job.clone());
         tokio::spawn(async move {
             let (mut reader, mut writer) = link::split(connection);
             let hello = tokio::time::timeout(HELLO_WITHIN, reader.read::<Hello>()).await;
@@ -227,18 +228,19 @@ async fn accept(listener: Arc<dyn Listener>, fingerprint: u64, hear: mpsc::Sende
                 Ok(Ok(Some(Hello::Worker {
                     instance,
                     address,
-                    fingerprint: known,
-                }))) if known == fingerprint => Heard::Came(Box::new(Arrival {
-                    instance,
-                    address,
-                    reader,
-                    writer,
-                })),
-                Ok(Ok(Some(Hello::Worker { .. }))) => {
-                    let why =
-                        "this coordinator runs another job, or the same with another configuration";
-                    let _ = writer.write(&ToWorker::Refused(why.into())).await;
-                    return;
+                    job: known,
+                }))) => {
+                    if let Some(difference) = job.instead_of(&known) {
+                        let why = format!("the coordinator's job has {difference}");
+                        let _ = writer.write(&ToWorker::Refused(why)).await;
+                        return;
+                    }
+                    Heard::Came(Box::new(Arrival {
+                        instance,
+                        address,
+                        reader,
+                        writer,
+                    }))
                 }
                 Ok(Ok(Some(Hello::Stop))) => Heard::Stop(writer),
                 // Silent, gone, or no peer of ours.

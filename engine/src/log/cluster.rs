@@ -346,15 +346,18 @@ impl Cluster {
         )
     }
 
-    /// Creates a topic, or finds that it exists. Tries until it is told either.
-    pub async fn ensure_topic(&self, topic: &str, partitions: i32) -> Result<(), ClusterError> {
+    /// Creates a topic, or finds that it exists; how many partitions it has. Tries until it is told.
+    pub async fn ensure_topic(&self, topic: &str, partitions: i32) -> Result<i32, ClusterError> {
         loop {
             for address in &self.0.bootstrap {
                 let Ok(code) = self.create_topic_at(address, topic, partitions).await else {
                     continue;
                 };
                 match ResponseError::try_from_code(code) {
-                    None | Some(ResponseError::TopicAlreadyExists) => return Ok(()),
+                    None => return Ok(partitions),
+                    Some(ResponseError::TopicAlreadyExists) => {
+                        return Ok(self.partitions(topic).await);
+                    }
                     Some(
                         error @ (ResponseError::InvalidTopicException
                         | ResponseError::InvalidPartitions),

@@ -119,11 +119,6 @@ where
         self.watermarks.len()
     }
 
-    /// How many windows there are.
-    pub fn len(&self) -> usize {
-        self.open.len() + self.kept.len()
-    }
-
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.open.is_empty() && self.kept.is_empty()

@@ -4,15 +4,11 @@
 //! those since the last checkpoint are written again. For at-most-once, rows wait until their
 //! checkpoint is complete; a crash before they are written loses them, and nothing writes them again.
 
-use super::{OutputTopic, Phase, Prepared, Row, Sink, SinkError};
-use crate::{
-    checkpoint::Complete,
-    ids::CheckpointId,
-    log::producer::{Delivered, Producer},
+use super::{
+    topic::InFlight, OnDemand, OutputTopic, Phase, Prepared, Row, Sink, SinkError, Waiting,
 };
+use crate::{checkpoint::Complete, ids::CheckpointId};
 use async_trait::async_trait;
-use futures::future::BoxFuture;
-use std::{collections::BTreeMap, sync::Arc};
 
 /// When rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,27 +21,26 @@ pub enum When {
 
 /// A task's output as records.
 pub struct Append {
-    producer: Arc<Producer>,
+    producer: OnDemand,
     topic: OutputTopic,
     when: When,
-    in_flight: Vec<BoxFuture<'static, Delivered>>,
+    in_flight: InFlight,
     rows: Vec<Row>,
     count: u64,
-    /// Rows that wait for their checkpoint.
-    waiting: BTreeMap<CheckpointId, Vec<Row>>,
+    waiting: Waiting<Vec<Row>>,
 }
 
 impl Append {
     /// Writes to a topic.
-    pub fn new(producer: Producer, topic: OutputTopic, when: When) -> Self {
+    pub fn new(producer: OnDemand, topic: OutputTopic, when: When) -> Self {
         Append {
-            producer: Arc::new(producer),
+            producer,
             topic,
             when,
-            in_flight: Vec::new(),
+            in_flight: InFlight::default(),
             rows: Vec::new(),
             count: 0,
-            waiting: BTreeMap::new(),
+            waiting: Waiting::default(),
         }
     }
 }
@@ -56,7 +51,7 @@ impl Sink for Append {
         self.count += rows.len() as u64;
         match self.when {
             When::AtOnce => {
-                let sent = send(&self.producer, &self.topic, rows).await;
+                let sent = self.producer.send(&self.topic, rows).await;
                 self.in_flight.extend(sent);
             }
             When::Complete => self.rows.extend(rows),
@@ -75,44 +70,16 @@ impl Sink for Append {
         };
         let in_flight = std::mem::take(&mut self.in_flight);
         Box::pin(async move {
-            arrive(in_flight).await?;
+            in_flight.arrive().await?;
             Ok(prepared)
         })
     }
 
     fn commit(&mut self, complete: &Complete) -> Phase<()> {
-        let later = self
-            .waiting
-            .split_off(&CheckpointId(complete.checkpoint().0 + 1));
-        let ready = std::mem::replace(&mut self.waiting, later);
+        let ready = self.waiting.ready(complete).flatten().collect();
         let (producer, topic) = (self.producer.clone(), self.topic.clone());
-        Box::pin(async move {
-            let rows = ready.into_values().flatten().collect();
-            arrive(send(&producer, &topic, rows).await).await
-        })
+        Box::pin(async move { producer.send(&topic, ready).await.arrive().await })
     }
 
     async fn abort(&mut self) {}
-}
-
-/// Sends rows; what becomes of them.
-pub(super) async fn send(
-    producer: &Producer,
-    topic: &OutputTopic,
-    rows: Vec<Row>,
-) -> Vec<BoxFuture<'static, Delivered>> {
-    let mut in_flight: Vec<BoxFuture<'static, Delivered>> = Vec::new();
-    for row in rows {
-        let (to, record) = topic.record(row);
-        in_flight.push(Box::pin(producer.send(&to, record).await));
-    }
-    in_flight
-}
-
-/// Waits until all of it is in the log.
-pub(super) async fn arrive(in_flight: Vec<BoxFuture<'static, Delivered>>) -> Result<(), SinkError> {
-    for delivered in in_flight {
-        delivered.await?;
-    }
-    Ok(())
 }

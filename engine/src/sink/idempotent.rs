@@ -6,18 +6,17 @@
 //! a restore takes back.
 
 use super::{
-    append::{arrive, send},
     objects::{read_rows, write_rows},
-    OutputTopic, Phase, Prepared, Row, Sink, SinkError,
+    topic::PANE,
+    OnDemand, OutputTopic, Phase, Prepared, Row, Sink, SinkError, Waiting,
 };
 use crate::{
     checkpoint::{store::StoreError, Complete, Store, TaskName},
     ids::CheckpointId,
-    log::producer::Producer,
     record::Record,
 };
 use async_trait::async_trait;
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 /// The header that holds a row's version.
 pub const VERSION: &str = "version";
@@ -26,22 +25,22 @@ pub const VERSION: &str = "version";
 pub struct Idempotent {
     store: Store,
     task: TaskName,
-    producer: Arc<Producer>,
+    producer: OnDemand,
     topic: OutputTopic,
     rows: Vec<Row>,
-    waiting: BTreeMap<CheckpointId, Vec<Row>>,
+    waiting: Waiting<Vec<Row>>,
 }
 
 impl Idempotent {
     /// The output of `task`, in a topic.
-    pub fn new(store: Store, task: &str, producer: Producer, topic: OutputTopic) -> Self {
+    pub fn new(store: Store, task: &str, producer: OnDemand, topic: OutputTopic) -> Self {
         Idempotent {
             store,
             task: task.to_owned(),
-            producer: Arc::new(producer),
+            producer,
             topic,
             rows: Vec::new(),
-            waiting: BTreeMap::new(),
+            waiting: Waiting::default(),
         }
     }
 
@@ -49,7 +48,7 @@ impl Idempotent {
     pub(super) async fn write_again(
         store: &Store,
         object: &str,
-        producer: &Producer,
+        producer: &OnDemand,
         topic: &OutputTopic,
     ) -> Result<(), SinkError> {
         let rows = read_rows(store, object).await;
@@ -58,7 +57,7 @@ impl Idempotent {
             // It may well be there.
             error => SinkError::Store(error),
         })?;
-        arrive(send(producer, topic, rows).await).await
+        producer.send(topic, rows).await.arrive().await
     }
 }
 
@@ -84,15 +83,9 @@ impl Sink for Idempotent {
     }
 
     fn commit(&mut self, complete: &Complete) -> Phase<()> {
-        let later = self
-            .waiting
-            .split_off(&CheckpointId(complete.checkpoint().0 + 1));
-        let ready = std::mem::replace(&mut self.waiting, later);
+        let ready = self.waiting.ready(complete).flatten().collect();
         let (producer, topic) = (self.producer.clone(), self.topic.clone());
-        Box::pin(async move {
-            let rows = ready.into_values().flatten().collect();
-            arrive(send(&producer, &topic, rows).await).await
-        })
+        Box::pin(async move { producer.send(&topic, ready).await.arrive().await })
     }
 
     async fn abort(&mut self) {}
@@ -135,7 +128,7 @@ impl Table {
                 .unwrap_or(0)
         };
         let key = text(record.key.as_deref().unwrap_or_default());
-        let version = (number(VERSION), number(super::PANE) as u32);
+        let version = (number(VERSION), number(PANE) as u32);
         let value = record.value.clone().unwrap_or_default();
         match self.rows.get(&key) {
             Some((known, _)) if *known >= version => false,

@@ -10,19 +10,19 @@
 use super::{
     idempotent::Idempotent,
     transactional::{attempt_of, gone_or},
-    OutputTopic, SinkError, SinkKind,
+    OnDemand, OutputTopic, SinkError, SinkKind,
 };
 use crate::{
     checkpoint::{Complete, Store},
     ids::AttemptId,
     log::{
         cluster::Cluster,
-        producer::{Producer, ProducerConfig},
+        producer::ProducerConfig,
         transactional::{end_prepared, take_over, Prepared as Transaction, TransactionError},
     },
     wire::batch::Outcome,
 };
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 /// Commits and aborts for a whole job.
@@ -48,19 +48,14 @@ impl Recovery {
         topic_of: impl Fn(&str) -> OutputTopic,
     ) -> Result<(), SinkError> {
         let manifest = complete.manifest();
-        let mut producer = None;
+        let producer = OnDemand::new(self.cluster.clone(), self.producer.clone());
         for (task, snapshot) in &manifest.tasks {
             let prepared = &snapshot.prepared;
             if let Some(transaction) = &prepared.transaction {
                 self.end(transaction, complete).await?;
             }
             if let (SinkKind::Idempotent, Some(object)) = (self.sink, &prepared.object) {
-                if producer.is_none() {
-                    let new = Producer::new(self.cluster.clone(), self.producer.clone()).await;
-                    producer = Some(new);
-                }
-                let producer = producer.as_ref().expect("just made");
-                Idempotent::write_again(&self.store, object, producer, &topic_of(task)).await?;
+                Idempotent::write_again(&self.store, object, &producer, &topic_of(task)).await?;
             }
             if prepared.rows > 0 {
                 tracing::info!(
@@ -89,10 +84,14 @@ impl Recovery {
         }
     }
 
-    /// Aborts what `attempts` have open, but for what a checkpoint has prepared. Tries until it is done.
-    pub async fn sweep(&self, attempts: Range<AttemptId>, complete: Option<&Complete>) {
+    /// Aborts what `attempts` have open, but for what a checkpoint has prepared. Tries until there is an answer.
+    pub async fn sweep(
+        &self,
+        attempts: Range<AttemptId>,
+        complete: Option<&Complete>,
+    ) -> Result<(), TransactionError> {
         if self.sink != SinkKind::Transactional || attempts.is_empty() {
-            return;
+            return Ok(());
         }
         let tasks = complete
             .into_iter()
@@ -105,16 +104,18 @@ impl Recovery {
             attempt.is_some_and(|of| attempts.contains(&of)) && !prepared.contains(&**id)
         });
         let sweeping = strays.map(|id| async move {
-            while take_over(&self.cluster, &id, self.producer.delivery_timeout)
-                .await
-                .is_err()
-            {
-                tokio::time::sleep(AGAIN).await;
+            loop {
+                match take_over(&self.cluster, &id, self.producer.delivery_timeout).await {
+                    Ok(()) => break,
+                    Err(TransactionError::Unknown(_)) => tokio::time::sleep(AGAIN).await,
+                    Err(error) => return Err(error),
+                }
             }
             tracing::info!(name: "sink.aborted", id = %id);
+            Ok(())
         });
         let sweeping = futures::stream::iter(sweeping);
-        sweeping.buffered(AT_ONCE).collect::<()>().await;
+        sweeping.buffered(AT_ONCE).try_collect::<()>().await
     }
 }
 

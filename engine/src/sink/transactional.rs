@@ -12,7 +12,7 @@
 //! another one. And whoever takes such an id looks whether its attempt is still the newest, before it writes: the next
 //! one takes over all ids that it finds, after its own beginning is in the manifest log.
 
-use super::{OutputTopic, Phase, Prepared, Row, Sink, SinkError};
+use super::{OutputTopic, Phase, Prepared, Row, Sink, SinkError, Waiting};
 use crate::{
     checkpoint::{Complete, Store, TaskName},
     ids::{AttemptId, CheckpointId},
@@ -23,7 +23,6 @@ use crate::{
 };
 use async_trait::async_trait;
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -33,9 +32,6 @@ use tokio::sync::mpsc;
 const PRODUCERS: usize = 3;
 /// How long an attempt that ends tries to abort what it has open. What is left is aborted by who comes next.
 const ABORT_WITHIN: Duration = Duration::from_secs(2);
-
-/// Prepared, and not committed yet, by checkpoint.
-type Waiting = Arc<Mutex<BTreeMap<CheckpointId, TransactionalProducer>>>;
 
 /// Committed, and maybe to be committed once more.
 type Resting = Arc<Mutex<Vec<TransactionalProducer>>>;
@@ -50,7 +46,8 @@ pub struct Transactional {
     begun: usize,
     current: Option<TransactionalProducer>,
     rows: u64,
-    waiting: Waiting,
+    /// Prepared, and not committed yet.
+    waiting: Arc<Mutex<Waiting<TransactionalProducer>>>,
     /// Those whose transactions belong to the newest complete checkpoint.
     resting: Resting,
     give_back: mpsc::Sender<TransactionalProducer>,
@@ -90,7 +87,7 @@ impl Transactional {
             begun: 0,
             current: None,
             rows: 0,
-            waiting: Waiting::default(),
+            waiting: Arc::default(),
             resting: Resting::default(),
             give_back,
             idle,
@@ -145,10 +142,8 @@ impl Sink for Transactional {
         let waiting = self.waiting.clone();
         Box::pin(async move {
             let transaction = producer.prepare().await?;
-            waiting
-                .lock()
-                .expect("waiting")
-                .insert(checkpoint, producer);
+            let mut waiting = waiting.lock().expect("waiting");
+            waiting.insert(checkpoint, producer);
             Ok(Prepared {
                 rows,
                 object: None,
@@ -159,11 +154,7 @@ impl Sink for Transactional {
 
     fn commit(&mut self, complete: &Complete) -> Phase<()> {
         let checkpoint = complete.checkpoint();
-        let ready = {
-            let mut waiting = self.waiting.lock().expect("waiting");
-            let later = waiting.split_off(&CheckpointId(checkpoint.0 + 1));
-            std::mem::replace(&mut *waiting, later)
-        };
+        let ready = self.waiting.lock().expect("waiting").ready(complete);
         let (resting, give_back) = (self.resting.clone(), self.give_back.clone());
         // No failure leads back behind this checkpoint any more.
         let rested = std::mem::take(&mut *resting.lock().expect("resting"));
@@ -172,7 +163,7 @@ impl Sink for Transactional {
                 // If the task has ended, nobody wants it back.
                 let _ = give_back.send(producer).await;
             }
-            for mut producer in ready.into_values() {
+            for mut producer in ready {
                 let committed = producer.commit().await;
                 committed.map_err(|error| gone_or(error, checkpoint))?;
                 resting.lock().expect("resting").push(producer);

@@ -1,9 +1,9 @@
 //! The switchboard: where the connections of other workers come in, and find the edges that they are for.
 
-use super::{fail, Directions, NetOf};
+use super::{fail, Directions};
 use crate::{
     exchange::remote::Ends,
-    host::Listener,
+    host::{Listener, Net},
     ids::AttemptId,
     link::{self, garbage},
     task::{Part, Report},
@@ -133,7 +133,7 @@ async fn answer<M: DeserializeOwned + Send + 'static>(
 
 /// Reaches another worker, as soon as it knows of the attempt.
 pub(super) async fn dial(
-    net: NetOf,
+    net: Arc<dyn Net>,
     address: String,
     attempt: AttemptId,
     me: u32,

@@ -62,6 +62,8 @@ pub struct Campaign {
     pub events: u64,
     /// Faults that struck and named events that happened.
     pub faults: BTreeMap<String, u64>,
+    /// How often each legal move of the workload's state machines has happened; 0 for those that never have.
+    pub moves: BTreeMap<String, u64>,
     /// Seeds without any fault in their plan.
     pub fault_free: u64,
     /// Commits.

@@ -8,7 +8,6 @@ use engine::{
     job::JobConfig,
     sink::SinkKind,
 };
-use std::time::Duration;
 
 pub(super) fn explain(arguments: &ExplainArguments) -> Result<u8, BadInput> {
     if arguments.workload != "revenue" {
@@ -24,7 +23,7 @@ pub(super) fn explain(arguments: &ExplainArguments) -> Result<u8, BadInput> {
     let pipeline = revenue(Upstream::Repeats, 0);
     let config = JobConfig::new("revenue", claimed, sink);
     let chain = pipeline.links(&config);
-    let warnings = warnings(&config, arguments)?;
+    let warnings = warnings(&config, arguments);
     if arguments.json {
         let json = serde_json::json!({
             "workload": arguments.workload,
@@ -53,52 +52,18 @@ pub(super) fn explain(arguments: &ExplainArguments) -> Result<u8, BadInput> {
 }
 
 /// Where the brokers' settings break the chain.
-fn warnings(config: &JobConfig, arguments: &ExplainArguments) -> Result<Vec<String>, BadInput> {
-    let time = |name: &str, text: &Option<String>, otherwise: Duration| match text {
-        None => Ok(otherwise),
-        Some(text) => parse_time(text).ok_or_else(|| {
-            BadInput::new(format!(
-                "{name}: `{text}` is not a time; 500ms, 30s, 10m and 8h are"
-            ))
-        }),
-    };
+fn warnings(config: &JobConfig, arguments: &ExplainArguments) -> Vec<String> {
     let times = TransactionTimes {
-        timeout: time(
-            "--transaction-timeout",
-            &arguments.transaction_timeout,
-            config.transaction_timeout,
-        )?,
-        max: time(
-            "--broker-max",
-            &arguments.broker_max,
-            TransactionTimes::KAFKA_MAX,
-        )?,
-        checkpoint_interval: time(
-            "--checkpoint-interval",
-            &arguments.checkpoint_interval,
-            config.checkpoint_interval,
-        )?,
+        timeout: *arguments.transaction_timeout,
+        max: *arguments.broker_max,
+        checkpoint_interval: *arguments.checkpoint_interval,
         checkpoint_timeout: config.checkpoint_timeout,
-        downtime: time("--downtime", &arguments.downtime, Duration::from_secs(600))?,
+        downtime: *arguments.downtime,
     };
-    Ok(match config.sink.class() {
+    match config.sink.class() {
         SinkClass::Transactional => times.warnings(),
         SinkClass::Idempotent | SinkClass::Append => Vec::new(),
-    })
-}
-
-/// Reads a time such as `30s`.
-fn parse_time(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let number: u64 = text[..digits].parse().ok()?;
-    let ms = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    number.checked_mul(ms).map(Duration::from_millis)
+    }
 }
 
 fn print(workload: &str, graph: &str, claimed: Guarantee, chain: &Chain) {

@@ -255,7 +255,18 @@ fn print(campaign: &Campaign) {
     for (index, row) in join(engine).into_iter().enumerate() {
         line(if index == 0 { "engine" } else { "" }, row);
     }
-    let missing = never_struck(campaign);
+    let moves = campaign.moves.iter().filter(|(_, count)| **count > 0);
+    let happened = moves.clone().count();
+    if !campaign.moves.is_empty() {
+        let all = campaign.moves.len();
+        line("moves", format!("{happened} of {all} legal ones"));
+    }
+    for (name, count) in moves {
+        line("", format!("{count:>9} {name}"));
+    }
+    let unmade = campaign.moves.iter().filter(|(_, count)| **count == 0);
+    let unmade = unmade.map(|(name, _)| name.as_str());
+    let missing: Vec<&str> = never_struck(campaign).into_iter().chain(unmade).collect();
     if !missing.is_empty() {
         line("never", missing.join(", "));
     }

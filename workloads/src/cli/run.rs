@@ -35,6 +35,9 @@ use std::{
     time::Duration,
 };
 
+/// Brokers of others have answered by then, or never will.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
 pub(super) fn run(arguments: &RunArguments) -> Result<u8, BadInput> {
     if arguments.workload != "revenue" {
         let text = format!(
@@ -123,16 +126,37 @@ impl Run<'_> {
         let (brokers, broker) = self.log().await?;
         let work = async {
             let cluster = Cluster::new(self.host.clone(), brokers.clone());
-            let ensured = cluster
-                .ensure_topic(EVENTS, self.arguments.partitions)
-                .await;
-            ensured.map_err(|error| BadInput::new(format!("{}: {error}", brokers.join(","))))?;
+            self.ensure_input(&cluster, &brokers).await?;
             self.process(&cluster, &brokers).await?;
             self.print(&cluster).await
         };
         select_biased! {
             done = work.boxed_local().fuse() => done,
             ended = broker.fuse() => Err(BadInput::new(ended)),
+        }
+    }
+
+    /// The topic of events, with as many partitions as it should have.
+    async fn ensure_input(&self, cluster: &Cluster, brokers: &[String]) -> Result<(), BadInput> {
+        let (brokers, wanted) = (brokers.join(","), self.arguments.partitions);
+        let ensured = cluster.ensure_topic(EVENTS, wanted);
+        let ensured = match &self.arguments.brokers {
+            None => ensured.await,
+            Some(_) => tokio::time::timeout(FIRST_ANSWER_WITHIN, ensured)
+                .await
+                .map_err(|_| {
+                    BadInput::new(format!(
+                        "--brokers {brokers}: nobody there has answered as a Kafka broker for {} s; the HOST:PORT of one \
+                         that runs would be right",
+                        FIRST_ANSWER_WITHIN.as_secs()
+                    ))
+                })?,
+        };
+        match ensured.map_err(|error| BadInput::new(format!("{brokers}: {error}")))? {
+            there if there == wanted => Ok(()),
+            there => Err(BadInput::new(format!(
+                "--partitions is {wanted}, and topic {EVENTS} has {there}; --partitions {there} would be right"
+            ))),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The ghost watches what the job's processes say, and finds a broken claim at the event that breaks it.
 
+use super::moves::Moves;
 use sim::{Kind, Ledger, Promise, Said, World};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -61,6 +62,8 @@ struct Seen {
     aligned: BTreeMap<(String, u64, String), i64>,
     /// Who has taken each transactional id.
     ids: BTreeMap<String, (String, u64)>,
+    /// Attempts, checkpoints and prepared output.
+    moves: Moves,
 }
 
 /// More findings of a run than this say nothing new.
@@ -71,6 +74,11 @@ impl Ghost {
     pub fn watch(&self, world: &World) {
         let ghost = self.clone();
         world.watch(move |said| ghost.0.lock().expect("the ghost").hear(said));
+    }
+
+    /// How often each legal move has happened.
+    pub fn moves(&self) -> BTreeMap<String, u64> {
+        self.0.lock().expect("the ghost").moves.counts()
     }
 
     /// What it has seen.
@@ -87,6 +95,9 @@ impl Seen {
     }
 
     fn hear(&mut self, said: &Said<'_>) {
+        for illegal in self.moves.hear(said) {
+            self.found(Kind::Misordered, illegal);
+        }
         let num = |key| said.num(key).unwrap_or(-1);
         let text = |key| said.text(key).unwrap_or("?").to_owned();
         let who = || (said.node.to_owned(), said.incarnation, text("task"));

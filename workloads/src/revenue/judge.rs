@@ -94,6 +94,7 @@ impl Evidence<'_> {
             ledgers,
             commits: commits as u64,
             why: self.attempts(),
+            ..Findings::default()
         }
     }
 

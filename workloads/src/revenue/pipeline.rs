@@ -59,7 +59,7 @@ pub fn minute_name(minute_ms: i64) -> String {
 }
 
 /// A job that sums up order events.
-type Revenues<S> = WindowJob<S, OrderEvent, i64, Revenue>;
+pub type Revenues<S> = WindowJob<S, OrderEvent, i64, Revenue>;
 
 /// The pipeline. Events that are late by less than `lateness_ms` still count.
 pub fn revenue(

@@ -8,7 +8,7 @@ use engine::{
     ids::{Offset, PartitionId},
     log::{cluster::Cluster, consumer::Consumer, TopicPartition},
     record::Record,
-    sink::{idempotent::VERSION, Objects, SinkKind, PANE},
+    sink::{idempotent::VERSION, topic::PANE, Objects, SinkKind},
 };
 use object_store::path::Path;
 use std::{

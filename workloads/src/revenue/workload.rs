@@ -1,10 +1,11 @@
 //! The workload: three brokers, two coordinators, three workers, two shops, a reader and an object store.
 
 use super::{
-    event::{read_input, Item},
+    event::{read_input, Item, OrderEvent},
     ghost::Ghost,
     judge::Evidence,
-    pipeline::{revenue, revenue_without_dedup},
+    moves,
+    pipeline::{revenue, revenue_without_dedup, Revenues},
     reader::{self, Readings},
     settings::Settings,
     shop::{self, Orders},
@@ -21,6 +22,8 @@ use engine::{
         cluster::Cluster,
         TopicPartition,
     },
+    operator::Stage,
+    record::Timed,
     sink::SinkKind,
     worker::WorkerConfig,
 };
@@ -169,6 +172,10 @@ impl Workload for RevenueWorkload {
         smaller.map(|settings| settings.to_params()).collect()
     }
 
+    fn moves(&self) -> Vec<String> {
+        moves::names()
+    }
+
     fn build(&self, world: &World, plan: &Plan) -> Box<dyn Scenario> {
         let settings = Settings::of(&plan.params).expect("the plan was checked");
         let input: Option<Vec<Item>> = (settings.input.as_ref())
@@ -242,21 +249,8 @@ async fn coordinate(node: sim::Host, orders: Orders, settings: Settings, id: usi
     while settings.bounded && !orders.are_written() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let listen = &coordinator_addresses()[id];
-    let config = settings.job(node.incarnation());
-    let (upstream, lateness_ms) = (settings.upstream(), settings.lateness_ms as i64);
-    let (host, brokers) = (cluster::host(&node), broker_addresses());
-    // Whatever ends it, its supervisor starts it again.
-    let _ = match settings.dedup {
-        true => {
-            let job = revenue(upstream, lateness_ms);
-            job.coordinate(host, brokers, config, listen).await
-        }
-        false => {
-            let job = revenue_without_dedup(upstream, lateness_ms);
-            job.coordinate(host, brokers, config, listen).await
-        }
-    };
+    let role = Role::Coordinator(coordinator_addresses().swap_remove(id));
+    take_part(node, settings, role).await;
 }
 
 /// Works for the job.
@@ -266,19 +260,44 @@ async fn work(node: sim::Host, settings: Settings, id: usize) {
         listen: "0.0.0.0:7001".into(),
         address: format!("worker-{id}:7001"),
     };
-    let config = settings.job(node.incarnation());
+    take_part(node, settings, Role::Worker(at)).await;
+}
+
+/// What a process is to the job.
+enum Role {
+    /// It coordinates, and listens there.
+    Coordinator(String),
+    /// It works.
+    Worker(WorkerConfig),
+}
+
+async fn take_part(node: sim::Host, settings: Settings, role: Role) {
     let (upstream, lateness_ms) = (settings.upstream(), settings.lateness_ms as i64);
-    let (host, brokers) = (cluster::host(&node), broker_addresses());
-    let _ = match settings.dedup {
-        true => {
-            let job = revenue(upstream, lateness_ms);
-            job.work(host, brokers, config, at).await
-        }
+    match settings.dedup {
+        true => play(revenue(upstream, lateness_ms), node, settings, role).await,
         false => {
-            let job = revenue_without_dedup(upstream, lateness_ms);
-            job.work(host, brokers, config, at).await
+            play(
+                revenue_without_dedup(upstream, lateness_ms),
+                node,
+                settings,
+                role,
+            )
+            .await
         }
-    };
+    }
+}
+
+async fn play<S>(job: Revenues<S>, node: sim::Host, settings: Settings, role: Role)
+where
+    S: Stage<Out = Timed<OrderEvent>>,
+{
+    let config = settings.job(node.incarnation());
+    let (host, brokers) = (cluster::host(&node), broker_addresses());
+    // Whatever ends it, its supervisor starts it again.
+    match role {
+        Role::Coordinator(listen) => drop(job.coordinate(host, brokers, config, &listen).await),
+        Role::Worker(at) => drop(job.work(host, brokers, config, at).await),
+    }
 }
 
 /// Somebody stops the job, whoever coordinates it, after some time; 0: never. Its processes end, and are started again.
@@ -399,7 +418,10 @@ impl Scenario for Running {
             readings: &self.readings,
             testimony: self.ghost.testimony(),
         };
-        evidence.judge().await
+        Findings {
+            moves: self.ghost.moves(),
+            ..evidence.judge().await
+        }
     }
 }
 

@@ -96,7 +96,7 @@ impl Evidence {
         Findings {
             ledgers,
             commits: commits as u64,
-            why: Vec::new(),
+            ..Findings::default()
         }
     }
 

@@ -1,0 +1,171 @@
+//! Reading a partition: what is durable, and what of it counts.
+
+use super::{Inner, Partition, Segment, Synced};
+use crate::{
+    ids::Offset,
+    log::{producers::Aborted, segment, LogError},
+    wire::batch::BatchHeader,
+};
+use bytes::{Bytes, BytesMut};
+
+/// Which records a reader gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// All that are durable.
+    ReadUncommitted = 0,
+    /// Those in front of the last stable offset, and which of them were aborted.
+    ReadCommitted = 1,
+}
+
+/// The offsets of a partition, of one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The first record that is left.
+    pub start: Offset,
+    /// The last stable offset.
+    pub stable: Offset,
+    /// The offset after the last durable record.
+    pub high_watermark: Offset,
+}
+
+impl Bounds {
+    /// How far a reader may read.
+    pub fn until(&self, isolation: Isolation) -> Offset {
+        match isolation {
+            Isolation::ReadUncommitted => self.high_watermark,
+            Isolation::ReadCommitted => self.stable,
+        }
+    }
+}
+
+/// What was read. All of it, the bounds included, is of one moment.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Whole batches.
+    pub records: Bytes,
+    /// Which of their transactions were aborted; none without [`Isolation::ReadCommitted`].
+    pub aborted: Vec<Aborted>,
+    /// The partition's offsets.
+    pub bounds: Bounds,
+}
+
+impl Partition {
+    /// Its offsets now.
+    pub async fn bounds(&self) -> Bounds {
+        let inner = self.inner.lock().await;
+        self.bounds_of(&inner)
+    }
+
+    fn bounds_of(&self, inner: &Inner) -> Bounds {
+        let synced = self.synced.get();
+        Bounds {
+            start: inner.start_offset,
+            stable: synced.stable,
+            high_watermark: synced.until,
+        }
+    }
+
+    /// Waits until a reader may read a record at `offset`.
+    pub async fn wait_readable(&self, offset: Offset, isolation: Isolation) {
+        let readable = |synced: &Synced| match isolation {
+            Isolation::ReadUncommitted => synced.until > offset,
+            Isolation::ReadCommitted => synced.stable > offset,
+        };
+        self.synced
+            .wait_for(|synced| synced.failed || readable(synced))
+            .await;
+    }
+
+    /// Whole batches from the one that holds `offset` on, at least one if there is one, up to
+    /// `bytes_max`; nothing beyond what `isolation` allows.
+    pub async fn read(
+        &self,
+        offset: Offset,
+        bytes_max: usize,
+        isolation: Isolation,
+    ) -> Result<Reading, LogError> {
+        let mut reading = Reading {
+            records: Bytes::new(),
+            aborted: Vec::new(),
+            bounds: Bounds {
+                start: Offset(0),
+                stable: Offset(0),
+                high_watermark: Offset(0),
+            },
+        };
+        let (file, path, from, len) = {
+            let inner = self.inner.lock().await;
+            reading.bounds = self.bounds_of(&inner);
+            let until = reading.bounds.until(isolation);
+            let holds = |segment: &Segment| {
+                let last = segment.entries.last();
+                last.is_some_and(|last| last.header.end_offset() > offset)
+            };
+            // The last segment may be empty, and is behind all that hold anything.
+            let index = inner
+                .segments
+                .partition_point(|segment| !segment.entries.is_empty() && !holds(segment));
+            let Some(segment) = inner.segments.get(index).filter(|segment| holds(segment)) else {
+                return Ok(reading);
+            };
+            let first = segment
+                .entries
+                .partition_point(|e| e.header.end_offset() <= offset);
+            let entries = segment.entries[first..].iter();
+            let readable = entries.take_while(|e| e.header.end_offset() <= until);
+            let (mut len, mut from, mut end_offset) = (0, None, offset);
+            for entry in readable {
+                let begins = *from.get_or_insert(entry.position);
+                let end = (entry.position - begins) as usize + entry.header.bytes;
+                if len > 0 && end > bytes_max {
+                    break;
+                }
+                len = end;
+                end_offset = entry.header.end_offset();
+            }
+            let Some(from) = from else {
+                return Ok(reading);
+            };
+            if isolation == Isolation::ReadCommitted {
+                reading.aborted = inner.producers.aborted(offset, end_offset);
+            }
+            (segment.file.clone(), segment.path.clone(), from, len)
+        };
+        let bytes = file.read_at(from, len).await.map_err(LogError::io(&path))?;
+        reading.records = unframe(&bytes, &path, offset)?;
+        Ok(reading)
+    }
+
+    /// Where the first batch with a record of this time, or later, begins.
+    pub async fn find_time(&self, time_ms: i64) -> Option<Offset> {
+        let inner = self.inner.lock().await;
+        let entries = inner.segments.iter().flat_map(|segment| &segment.entries);
+        let found = entries
+            .map(|entry| entry.header)
+            .find(|header| header.max_timestamp_ms >= time_ms && !header.control);
+        found.map(|header| header.base_offset)
+    }
+}
+
+/// Takes the batches out of their frames.
+fn unframe(bytes: &Bytes, path: &str, offset: Offset) -> Result<Bytes, LogError> {
+    let mut out = BytesMut::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &bytes[at..];
+        let damaged = |what: String| LogError::Damaged {
+            path: path.to_owned(),
+            position: at as u64,
+            offset,
+            what,
+        };
+        let header = BatchHeader::peek(rest).map_err(|error| damaged(error.to_string()))?;
+        let batch = rest
+            .get(..header.bytes)
+            .ok_or_else(|| damaged("cut off".into()))?;
+        BatchHeader::read(batch).map_err(|error| damaged(error.to_string()))?;
+        out.extend_from_slice(batch);
+        at += header.bytes + segment::FRAME_HEADER_BYTES;
+    }
+    Ok(out.freeze())
+}
