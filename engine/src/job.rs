@@ -195,7 +195,7 @@ impl<S, T, K, A> WindowJob<S, T, K, A> {
         if !config.unchecked {
             self.links(&config).check(config.claimed)?;
         }
-        let store = Store::new(host.objects.clone(), &config.name);
+        let store = config.store(&host);
         let cluster = Cluster::new(host, brokers);
         let coordinator = Coordinating {
             shape: self.shape(&config),

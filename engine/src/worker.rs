@@ -79,7 +79,7 @@ where
             job: self,
             address: format!("{address}:{}", listener.port()),
             cluster: Cluster::new(host.clone(), brokers),
-            store: Store::new(host.objects.clone(), &config.name),
+            store: config.store(&host),
             switchboard: Switchboard::new(listener),
             host,
             config,

@@ -5,7 +5,10 @@
 //! request that arrives after its own retry. Whatever is not a definite answer is
 //! `Error::Generic`, and means unknown.
 
-use crate::{node::Host, trace::Value};
+use crate::{
+    node::Host,
+    trace::{OwnedValue, Value},
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{stream::BoxStream, FutureExt, StreamExt, TryFutureExt, TryStreamExt};
@@ -44,6 +47,19 @@ enum Request {
     Get { path: String, head: bool },
     List { prefix: String },
     Delete { path: String },
+}
+
+impl Request {
+    /// The path of an object that is to be created, if it is not there yet.
+    fn creates(&self) -> Option<String> {
+        match self {
+            Request::Put {
+                path,
+                when: When::Absent,
+            } => Some(path.clone()),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -128,13 +144,19 @@ pub async fn serve(host: Host, port: u16, shelf: Shelf) -> io::Result<()> {
     let listener = host.listen(port)?;
     loop {
         let (mut stream, _) = listener.accept().await?;
-        let shelf = shelf.clone();
+        let (shelf, nodes) = (shelf.clone(), host.nodes.clone());
         madsim::task::spawn_local(async move {
             while let Ok((head, body)) = receive(&mut stream).await {
-                let Ok(request) = postcard::from_bytes(&head) else {
+                let Ok(request) = postcard::from_bytes::<Request>(&head) else {
                     return;
                 };
+                let created = request.creates();
                 let (answer, body) = shelf.answer(request, body);
+                if let (Some(path), Answer::Done { .. }) = (created, &answer) {
+                    // It is there, and nobody knows yet.
+                    let path = [("path", OwnedValue::Text(path))];
+                    nodes.engine_event("objects.created", &path);
+                }
                 if send(&mut stream, &answer, &body).await.is_err() {
                     return;
                 }

@@ -22,8 +22,8 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// How long an operation is tried before its outcome is left unknown.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(20);
+/// How long an operation is tried before its outcome is left unknown, unless somebody says otherwise.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two tries.
 const BACKOFF: Duration = Duration::from_millis(200);
 
@@ -61,6 +61,7 @@ impl StoreError {
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     root: String,
+    patience: Duration,
 }
 
 /// An attempt that has begun, and has not been fenced as far as it knows.
@@ -103,7 +104,16 @@ impl Store {
     /// The objects of the job called `job`.
     pub fn new(objects: Arc<dyn ObjectStore>, job: &str) -> Self {
         let root = format!("jobs/{job}");
-        Store { objects, root }
+        Store {
+            objects,
+            root,
+            patience: PATIENCE,
+        }
+    }
+
+    /// Tries each operation for so long, and at least once.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Store { patience, ..self }
     }
 
     /// Begins an attempt: fences all earlier ones, then finds the checkpoint to go on from.
@@ -152,7 +162,7 @@ impl Store {
                 .filter_map(|object| object.location.filename());
             Ok(names.filter_map(|name| name.parse::<u64>().ok()).max())
         };
-        match definite(list).await? {
+        match self.definite(list).await? {
             None => Ok(None),
             Some(number) => Ok(self.entry(number).await?.map(|entry| (number, entry))),
         }
@@ -222,7 +232,7 @@ impl Store {
                 Err(error) => Err(error),
             }
         };
-        match definite(create).await? {
+        match self.definite(create).await? {
             true => Ok(true),
             // An earlier try of ours may have been applied without an answer.
             false => Ok(self.entry(number).await?.as_ref() == Some(entry)),
@@ -238,13 +248,13 @@ impl Store {
                 Err(error) => Err(error),
             }
         };
-        definite(get).await
+        self.definite(get).await
     }
 
     /// Writes an object under a name that nobody else uses: writing it again changes nothing.
     pub async fn put(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
         let put = || async { self.objects.put(path, bytes.clone().into()).await.map(drop) };
-        definite(put).await
+        self.definite(put).await
     }
 
     /// Reads a task's state out of a snapshot.
@@ -285,7 +295,7 @@ impl Store {
             let listed: Vec<_> = self.objects.list(Some(&folder)).try_collect().await?;
             Ok(listed.into_iter().map(|object| object.location).collect())
         };
-        let listed: Vec<Path> = definite(list).await?;
+        let listed: Vec<Path> = self.definite(list).await?;
         let of = |path: &Path| {
             let relative = path.as_ref().strip_prefix(folder.as_ref())?;
             let id = relative.trim_start_matches('/').split('/').next()?;
@@ -317,7 +327,7 @@ impl Store {
                     Err(error) => Err(error),
                 }
             };
-            definite(remove).await?;
+            self.definite(remove).await?;
             removed += 1;
         }
         Ok(removed)
@@ -335,6 +345,26 @@ impl Store {
 
     fn place(&self, number: u64) -> Path {
         Path::from(format!("{}/manifest/{number:020}", self.root))
+    }
+
+    /// Does something that can be done again until there is a definite answer.
+    async fn definite<T, F>(&self, mut work: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: std::future::Future<Output = Result<T, ObjectError>>,
+    {
+        let until = Instant::now() + self.patience;
+        loop {
+            match work().await {
+                Ok(done) => return Ok(done),
+                Err(error @ ObjectError::Generic { .. }) => {
+                    if Instant::now() >= until {
+                        return Err(StoreError::Unknown(error));
+                    }
+                    tokio::time::sleep(BACKOFF).await;
+                }
+                Err(error) => return Err(StoreError::Refused(error)),
+            }
+        }
     }
 }
 
@@ -395,24 +425,4 @@ pub fn encode_state<S: Serialize>(state: &S) -> Bytes {
     let mut bytes = crc32c::crc32c(&state).to_be_bytes().to_vec();
     bytes.extend(state);
     bytes.into()
-}
-
-/// Does something that can be done again until there is a definite answer.
-async fn definite<T, F>(mut work: impl FnMut() -> F) -> Result<T, StoreError>
-where
-    F: std::future::Future<Output = Result<T, ObjectError>>,
-{
-    let until = Instant::now() + GIVE_UP_AFTER;
-    loop {
-        match work().await {
-            Ok(done) => return Ok(done),
-            Err(error @ ObjectError::Generic { .. }) => {
-                if Instant::now() >= until {
-                    return Err(StoreError::Unknown(error));
-                }
-                tokio::time::sleep(BACKOFF).await;
-            }
-            Err(error) => return Err(StoreError::Refused(error)),
-        }
-    }
 }

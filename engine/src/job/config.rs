@@ -2,6 +2,7 @@
 
 use super::{JobError, SOURCE};
 use crate::{
+    checkpoint::{store::PATIENCE, Store},
     guarantee::Guarantee,
     host::Host,
     log::producer::ProducerConfig,
@@ -47,6 +48,8 @@ pub struct JobConfig {
     pub checkpoint_interval: Duration,
     /// A checkpoint that takes longer ends the attempt.
     pub checkpoint_timeout: Duration,
+    /// How long the object store is asked before its answer is left unknown, and the attempt ends.
+    pub store_patience: Duration,
     /// When nothing was added to the manifest log for so long, a process that stands by takes over.
     pub takeover_after: Duration,
     /// The brokers abort a transaction that is open for longer, prepared or not: more than a checkpoint and the
@@ -77,6 +80,7 @@ impl JobConfig {
             silence: Duration::from_secs(3),
             checkpoint_interval: Duration::from_secs(1),
             checkpoint_timeout: Duration::from_secs(60),
+            store_patience: PATIENCE,
             takeover_after: Duration::from_secs(10),
             transaction_timeout: Duration::from_secs(15 * 60),
             producer: ProducerConfig::default(),
@@ -99,6 +103,11 @@ impl JobConfig {
             ));
         }
         Ok(())
+    }
+
+    /// The job's objects.
+    pub(crate) fn store(&self, host: &Host) -> Store {
+        Store::new(host.objects.clone(), &self.name).with_patience(self.store_patience)
     }
 
     /// Where the rows of a task go: what sources write are dead letters.

@@ -68,6 +68,8 @@ pub struct Settings {
     pub takeover_ms: u64,
     /// Silence after which coordinator and worker are lost to each other.
     pub silence_ms: u64,
+    /// How long the object store is asked before its answer is left unknown.
+    pub store_patience_ms: u64,
     /// A transaction that is open for longer is aborted.
     pub transaction_timeout_ms: u64,
     /// After this long a batch's outcome is unknown.
@@ -89,6 +91,7 @@ impl Settings {
             5_000u64..12_000,
             4_000u64..9_000,
             1_500u64..4_000,
+            prop_oneof![Just(20_000u64), 500u64..8_000],
         );
         let time = (
             prop_oneof![Just(0u64), Just(20_000), Just(60_000)],
@@ -135,6 +138,7 @@ impl Settings {
                         checkpoint_timeout_ms: checkpoints.1,
                         takeover_ms: checkpoints.2,
                         silence_ms: checkpoints.3,
+                        store_patience_ms: checkpoints.4,
                         transaction_timeout_ms: time.4,
                         delivery_timeout_ms: producer.0,
                         linger_ms: producer.1,
@@ -187,6 +191,7 @@ impl Settings {
             ("idle_ms", self.idle_ms, 0, 600_000),
             ("stop_ms", self.stop_ms, 0, 600_000),
             ("silence_ms", self.silence_ms, 200, 600_000),
+            ("store_patience_ms", self.store_patience_ms, 0, 600_000),
             (
                 "transaction_timeout_ms",
                 self.transaction_timeout_ms,
@@ -283,6 +288,7 @@ impl Settings {
             checkpoint_interval: Duration::from_millis(self.checkpoint_ms),
             checkpoint_timeout: Duration::from_millis(self.checkpoint_timeout_ms),
             takeover_after: Duration::from_millis(self.takeover_ms),
+            store_patience: Duration::from_millis(self.store_patience_ms),
             transaction_timeout: Duration::from_millis(self.transaction_timeout_ms),
             producer: self.producer(),
             ..JobConfig::new("revenue", self.guarantee, self.sink)

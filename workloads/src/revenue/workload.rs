@@ -133,6 +133,7 @@ impl Workload for RevenueWorkload {
         shape
             .steady("operator", &coordinators)
             .steady("objects", &[])
+            .events(&["objects.created"])
     }
 
     fn params(&self) -> BoxedStrategy<Params> {
