@@ -224,6 +224,16 @@ impl What {
     }
 }
 
+impl Trigger {
+    /// The node whose step or event it is.
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Trigger::Time(_) => None,
+            Trigger::Step { node, .. } | Trigger::Event { node, .. } => Some(node),
+        }
+    }
+}
+
 impl fmt::Display for Trigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

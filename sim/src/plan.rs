@@ -346,12 +346,34 @@ fn trigger(shape: &Shape) -> BoxedStrategy<Trigger> {
     proptest::strategy::Union::new_weighted(choices).boxed()
 }
 
-/// Faults of one kind, or nothing if the shape has no node for it.
-fn fault_of(kind: &str, shape: &Shape) -> Option<BoxedStrategy<Fault>> {
-    let pick = |names: Vec<String>| (!names.is_empty()).then(|| select(names));
+/// Faults of one kind, or nothing if the shape has no node for it. Half of those that a node's step or event sets off
+/// strike that very node, or a link of it: what it does just then is what they are to disturb.
+fn fault_of(kind: &'static str, shape: &Shape) -> Option<BoxedStrategy<Fault>> {
+    let anywhere = what_of(kind, shape, None)?;
+    let shape = shape.clone();
+    let fault = (trigger(&shape), any::<bool>()).prop_flat_map(move |(at, near)| {
+        let node = at.node().filter(|_| near);
+        let there = node.and_then(|node| what_of(kind, &shape, Some(node)));
+        let what = there.unwrap_or_else(|| anywhere.clone());
+        what.prop_map(move |what| Fault {
+            at: at.clone(),
+            what,
+        })
+    });
+    Some(fault.boxed())
+}
+
+/// What faults of one kind do, anywhere or to one node; nothing if there is no node for it.
+fn what_of(kind: &str, shape: &Shape, to: Option<&str>) -> Option<BoxedStrategy<What>> {
+    let meant = |name: &str| to.is_none_or(|node| node == name);
+    let pick = |mut names: Vec<String>| {
+        names.retain(|name| meant(name));
+        (!names.is_empty()).then(|| select(names))
+    };
     let process = pick(shape.names(|machine| machine.process));
     let durable = pick(shape.names(|machine| machine.durable));
-    let links = shape.links();
+    let mut links = shape.links();
+    links.retain(|(from, to)| meant(from) || meant(to));
     let link = (!links.is_empty()).then(|| select(links));
     // Mostly short, sometimes longer than any timeout of the system.
     let lasts = prop_oneof![3 => 50u64..2000, 2 => 2000u64..8000, 1 => 8000u64..20_000];
@@ -407,8 +429,7 @@ fn fault_of(kind: &str, shape: &Shape) -> Option<BoxedStrategy<Fault>> {
             .boxed(),
         other => unreachable!("`{other}` is not a kind of fault"),
     };
-    let fault = (trigger(shape), what).prop_map(|(at, what)| Fault { at, what });
-    Some(fault.boxed())
+    Some(what)
 }
 
 mod seed_text {

@@ -20,7 +20,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::time::Instant;
 
 /// How long an operation is tried before its outcome is left unknown, unless somebody says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -111,7 +110,7 @@ impl Store {
         }
     }
 
-    /// Tries each operation for so long, and at least once.
+    /// Tries each operation for so long; then its outcome is unknown.
     pub fn with_patience(self, patience: Duration) -> Self {
         Store { patience, ..self }
     }
@@ -352,19 +351,24 @@ impl Store {
     where
         F: std::future::Future<Output = Result<T, ObjectError>>,
     {
-        let until = Instant::now() + self.patience;
-        loop {
-            match work().await {
-                Ok(done) => return Ok(done),
-                Err(error @ ObjectError::Generic { .. }) => {
-                    if Instant::now() >= until {
-                        return Err(StoreError::Unknown(error));
-                    }
-                    tokio::time::sleep(BACKOFF).await;
+        let mut last = None;
+        let trying = async {
+            loop {
+                match work().await {
+                    Ok(done) => return Ok(done),
+                    Err(error @ ObjectError::Generic { .. }) => last = Some(error),
+                    Err(error) => return Err(StoreError::Refused(error)),
                 }
-                Err(error) => return Err(StoreError::Refused(error)),
+                tokio::time::sleep(BACKOFF).await;
             }
-        }
+        };
+        let tried = tokio::time::timeout(self.patience, trying).await;
+        tried.unwrap_or_else(|_| {
+            Err(StoreError::Unknown(last.unwrap_or(ObjectError::Generic {
+                store: "the job's",
+                source: "no answer in time".into(),
+            })))
+        })
     }
 }
 

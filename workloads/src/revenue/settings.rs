@@ -191,7 +191,7 @@ impl Settings {
             ("idle_ms", self.idle_ms, 0, 600_000),
             ("stop_ms", self.stop_ms, 0, 600_000),
             ("silence_ms", self.silence_ms, 200, 600_000),
-            ("store_patience_ms", self.store_patience_ms, 0, 600_000),
+            ("store_patience_ms", self.store_patience_ms, 100, 600_000),
             (
                 "transaction_timeout_ms",
                 self.transaction_timeout_ms,
