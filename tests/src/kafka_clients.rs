@@ -38,7 +38,7 @@ fn root() -> &'static Path {
 fn live_cargo(verb: &str) -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     // The whole workspace, as the live tests build it: nothing is compiled twice.
-    let all = [verb, "--release", "--workspace"];
+    let all = [verb, "--workspace"];
     cargo.current_dir(root()).args(all);
     cargo.args(["--config", "target.'cfg(all())'.rustflags=['--cfg','live']"]);
     cargo.args(["--target-dir", "target/live"]);
@@ -57,13 +57,13 @@ fn tools() -> &'static Tools {
         let mut install = Command::new("bash");
         install.arg(clients().join("install.sh")).arg(&folder);
         done(install);
-        let mut build = live_cargo("build");
-        build.args(["--bin", "seedbed"]);
+        let mut build = live_cargo("test");
+        build.args(["--no-run", "--test", "all"]);
         done(build);
         Tools {
             python: folder.join("venv/bin/python"),
             libs: folder.join("libs"),
-            broker: root().join("target/live/release/seedbed"),
+            broker: root().join("target/live/debug/seedbed-under-test"),
         }
     })
 }

@@ -6,6 +6,7 @@
 
 use super::batch::BatchError;
 use bytes::Bytes;
+use ruzstd::decoding::StreamingDecoder;
 use std::io::{Error, Read};
 
 /// The largest batch that a consumer unpacks. Producers fill batches of some 16 KiB to 1 MiB before they
@@ -21,8 +22,10 @@ pub(super) fn unpack(packed: Bytes, attributes: i16) -> Result<Bytes, BatchError
         0 => Ok(packed),
         1 => all(flate2::read::MultiGzDecoder::new(&packed[..])),
         2 => snappy(&packed),
-        3 => lz4::Decoder::new(&packed[..]).and_then(all),
-        4 => zstd::Decoder::with_buffer(&packed[..]).and_then(all),
+        3 => all(lz4_flex::frame::FrameDecoder::new(&packed[..])),
+        4 => StreamingDecoder::new(&packed[..])
+            .map_err(Error::other)
+            .and_then(all),
         other => Err(Error::other(format!("compression {other} is not known"))),
     };
     unpacked.map_err(|error| BatchError::Records(error.to_string()))
@@ -83,16 +86,16 @@ fn block(packed: &[u8], plain: &mut Vec<u8>) -> Result<(), Error> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use ruzstd::encoding::{compress_to_vec, CompressionLevel};
     use std::io::Write;
 
     /// As each codec packs it, with the number of the codec; snappy both ways.
     fn pack(plain: &[u8]) -> Vec<(i16, Vec<u8>)> {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), Default::default());
         gzip.write_all(plain).unwrap();
-        let mut lz4 = lz4::EncoderBuilder::new().build(Vec::new()).unwrap();
+        let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
         lz4.write_all(plain).unwrap();
-        let (lz4, end) = lz4.finish();
-        end.unwrap();
+        let zstd = compress_to_vec(plain, CompressionLevel::Fastest);
         let mut blocks = XERIAL.to_vec();
         for block in plain.chunks(32 << 10) {
             let block = snap::raw::Encoder::new().compress_vec(block).unwrap();
@@ -104,8 +107,8 @@ mod tests {
             (1, gzip.finish().unwrap()),
             (2, snap::raw::Encoder::new().compress_vec(plain).unwrap()),
             (2, blocks),
-            (3, lz4),
-            (4, zstd::encode_all(plain, 3).unwrap()),
+            (3, lz4.finish().unwrap()),
+            (4, zstd),
         ]
     }
 
