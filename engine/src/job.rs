@@ -285,17 +285,10 @@ impl Coordinating<'_> {
 
     /// One attempt, until it is over or the job is.
     async fn attempt(&self, roll: &mut Roll) -> Result<Result<Ended, JobError>, AttemptError> {
-        let partitions = self.cluster.partitions(self.topic).await as usize;
-        if self.config.sink != SinkKind::Objects {
-            if let Err(error) = self.ensure_topics().await {
-                return Ok(Err(error));
-            }
-        }
-        let instance = &self.cluster.host().instance;
-        let begun = self.store.begin(instance).await.inspect_err(|error| {
-            let error = error.to_string();
-            tracing::info!(name: "job.attempt-not-begun", error);
-        })?;
+        let (partitions, begun) = match roll.meanwhile(self.begin()).await? {
+            Ok(begun) => begun,
+            Err(error) => return Ok(Err(error)),
+        };
         let (begun, restored) = match begun {
             Begun::Attempt(begun, restored) => (begun, restored),
             Begun::Finished(checkpoint) => return Ok(Ok(Ended::Finished(checkpoint))),
@@ -331,6 +324,22 @@ impl Coordinating<'_> {
             tracing::info!(name: "job.attempt-ended", attempt = id, because, error);
         }
         ended
+    }
+
+    /// Begins an attempt; with how many partitions the input has.
+    async fn begin(&self) -> Result<Result<(usize, Begun), JobError>, StoreError> {
+        let partitions = self.cluster.partitions(self.topic).await as usize;
+        if self.config.sink != SinkKind::Objects {
+            if let Err(error) = self.ensure_topics().await {
+                return Ok(Err(error));
+            }
+        }
+        let begun = self.store.begin(&self.cluster.host().instance).await;
+        let begun = begun.inspect_err(|error| {
+            let error = error.to_string();
+            tracing::info!(name: "job.attempt-not-begun", error);
+        })?;
+        Ok(Ok((partitions, begun)))
     }
 
     /// Runs an attempt that has begun, and ends it in the manifest log if the job ends.

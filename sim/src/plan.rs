@@ -323,12 +323,11 @@ fn faults(shape: &Shape) -> BoxedStrategy<Vec<Fault>> {
 
 fn trigger(shape: &Shape) -> BoxedStrategy<Trigger> {
     let steps = shape.names(|machine| machine.process || machine.durable);
-    let mut events = Vec::new();
-    for machine in &shape.machines {
-        for name in &machine.events {
-            events.push((machine.name.clone(), name.clone()));
-        }
-    }
+    // Each node as often as any other, however much it has to say.
+    let saying = shape.machines.iter().filter(|m| !m.events.is_empty());
+    let events: Vec<_> = saying
+        .map(|machine| (Just(machine.name.clone()), select(machine.events.clone())))
+        .collect();
     let time = (0..shape.faults_ms).prop_map(Trigger::Time).boxed();
     let mut choices = vec![(3, time)];
     if !steps.is_empty() {
@@ -336,11 +335,9 @@ fn trigger(shape: &Shape) -> BoxedStrategy<Trigger> {
         choices.push((3, step.boxed()));
     }
     if !events.is_empty() {
-        let event = (select(events), 1u64..12).prop_map(|((node, name), n)| Trigger::Event {
-            node,
-            name,
-            n,
-        });
+        let event = proptest::strategy::Union::new(events);
+        let event =
+            (event, 1u64..12).prop_map(|((node, name), n)| Trigger::Event { node, name, n });
         choices.push((3, event.boxed()));
     }
     proptest::strategy::Union::new_weighted(choices).boxed()

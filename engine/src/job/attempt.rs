@@ -39,8 +39,11 @@ pub(super) enum Ending {
 impl Attempt<'_> {
     /// Recovers, deploys, and takes one checkpoint after the other.
     pub async fn run(&mut self, roll: &mut Roll) -> Result<Ending, AttemptError> {
-        self.recover().await?;
-        let until = self.ends().await?;
+        let beginning = async {
+            self.recover().await?;
+            self.ends().await
+        };
+        let until = roll.meanwhile(beginning).await?;
         let workers = self.gather(roll).await;
         if self.begun.is_fenced().await? {
             return Err(StoreError::Fenced(self.begun.next().0).into());

@@ -135,6 +135,17 @@ impl Roll {
         awake.map(|(watermark, _)| *watermark).min()
     }
 
+    /// Does something that takes its time, while workers come and go, and are given signs of life.
+    pub async fn meanwhile<T>(&mut self, work: impl std::future::Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work.fuse());
+        loop {
+            select_biased! {
+                done = work => return done,
+                _ = self.next(usize::MAX).fuse() => {}
+            }
+        }
+    }
+
     /// What happens next. Meanwhile workers are given signs of life; `partitions` is how many must be known before
     /// a watermark is.
     pub async fn next(&mut self, partitions: usize) -> Event {

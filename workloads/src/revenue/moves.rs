@@ -21,17 +21,15 @@ use Machine::{Attempt, Checkpoint, Output};
 type Move = (Machine, &'static str, &'static str, &'static str);
 
 /// All legal moves. What an attempt says that was replaced, and does not know it yet, is *late*.
-pub const MOVES: [Move; 48] = [
+pub const MOVES: [Move; 45] = [
     (Attempt, "-", "begins anew", "fresh"),
     (Attempt, "-", "restores", "restoring"),
     (Attempt, "-", "begins late", "replaced"),
     (Attempt, "fresh", "recovers", "recovered"),
     (Attempt, "restoring", "recovers", "recovered"),
     (Attempt, "restoring", "cannot recover", "over"),
-    (Attempt, "restoring", "loses the store", "over"),
     (Attempt, "recovered", "deploys", "deployed"),
-    (Attempt, "recovered", "loses the log", "over"),
-    (Attempt, "recovered", "loses the store", "over"),
+    (Attempt, "recovered", "cannot begin", "over"),
     (Attempt, "recovered", "is fenced", "over"),
     (Attempt, "deployed", "loses a task", "over"),
     (Attempt, "deployed", "loses a worker", "over"),
@@ -46,8 +44,7 @@ pub const MOVES: [Move; 48] = [
     (Attempt, "deployed", "is replaced", "replaced"),
     (Attempt, "replaced", "recovers", "replaced"),
     (Attempt, "replaced", "deploys", "replaced"),
-    (Attempt, "replaced", "is fenced", "over"),
-    (Attempt, "replaced", "loses the store", "over"),
+    (Attempt, "replaced", "gives up", "over"),
     (Checkpoint, "-", "begins", "collecting"),
     (Checkpoint, "-", "begins late", "abandoned"),
     (Checkpoint, "collecting", "completes", "complete"),
@@ -121,7 +118,19 @@ impl Moves {
             "job.attempt-begun" => self.begin(attempt, said.num("restores")),
             "job.recovered" => self.attempt(attempt, "recovers"),
             "job.deployed" => self.attempt(attempt, "deploys"),
-            "job.attempt-ended" => self.attempt(attempt, said.text("because").unwrap_or("?")),
+            "job.attempt-ended" => {
+                let because = said.text("because").unwrap_or("?");
+                match (self.attempts.get(&attempt), because) {
+                    (Some(&"replaced"), _) => self.attempt(attempt, "gives up"),
+                    (Some(&"restoring"), "loses the store" | "cannot recover") => {
+                        self.attempt(attempt, "cannot recover");
+                    }
+                    (Some(&"recovered"), "loses the store" | "loses the log") => {
+                        self.attempt(attempt, "cannot begin");
+                    }
+                    _ => self.attempt(attempt, because),
+                }
+            }
             "job.stopped" => {
                 self.attempt(attempt, "stops");
                 self.checkpoint(checkpoint, "stops the job");

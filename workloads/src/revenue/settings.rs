@@ -91,7 +91,7 @@ impl Settings {
             5_000u64..12_000,
             4_000u64..9_000,
             1_500u64..4_000,
-            prop_oneof![Just(20_000u64), 500u64..8_000],
+            prop_oneof![1 => Just(20_000u64), 2 => 300u64..3_000],
         );
         let time = (
             prop_oneof![Just(0u64), Just(20_000), Just(60_000)],
