@@ -21,7 +21,7 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Mutex},
     time::Duration,
@@ -31,6 +31,8 @@ use std::{
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// `UNKNOWN_TOPIC_OR_PARTITION`.
 const UNKNOWN_TOPIC: i16 = 3;
+/// The log of the coordinators of transactional ids.
+const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 /// Between two tries.
 pub(crate) const BACKOFF: Duration = Duration::from_millis(250);
 
@@ -250,26 +252,53 @@ impl Cluster {
         ))
     }
 
-    /// All transactional ids that the brokers know, whatever became of their transactions. Tries until all of
-    /// them have answered.
+    /// All transactional ids that the cluster knows, whatever became of their transactions. Tries until every
+    /// coordinator has answered.
     pub async fn transactional_ids(&self) -> Vec<String> {
-        'tries: loop {
-            let Ok(brokers) = self.brokers().await else {
-                tokio::time::sleep(BACKOFF).await;
-                continue;
-            };
-            let mut ids = Vec::new();
-            for address in brokers {
-                match self.transactional_ids_of(&address).await {
-                    Ok(known) => ids.extend(known),
-                    Err(_) => {
-                        tokio::time::sleep(BACKOFF).await;
-                        continue 'tries;
-                    }
-                }
+        loop {
+            match self.list_transactions().await {
+                Ok(ids) => return ids,
+                Err(_) => tokio::time::sleep(BACKOFF).await,
             }
-            return ids;
         }
+    }
+
+    /// A list is whole only if every partition of the coordinators' log had the same leader all the time: a
+    /// broker that is down is not asked, and one that has just become a leader knows nothing yet.
+    async fn list_transactions(&self) -> Result<Vec<String>, ClusterError> {
+        let leaders = self.transaction_leaders().await?;
+        let addresses: BTreeSet<&String> = leaders.iter().map(|(address, _)| address).collect();
+        let mut ids = Vec::new();
+        for address in addresses {
+            ids.extend(self.transactional_ids_of(address).await?);
+        }
+        match self.transaction_leaders().await? == leaders {
+            true => Ok(ids),
+            false => Err(ClusterError::Refused(ResponseError::NotCoordinator)),
+        }
+    }
+
+    /// Who leads each partition of the coordinators' log, and under which leader epoch; all brokers, if there is
+    /// no such topic.
+    async fn transaction_leaders(&self) -> Result<Vec<(String, i32)>, ClusterError> {
+        let connection = self.connect_any().await?;
+        let answer = connection.call(&metadata_of(TRANSACTIONS_TOPIC)).await?;
+        let brokers: BTreeMap<_, _> = (answer.brokers.iter())
+            .map(|broker| (broker.node_id, format!("{}:{}", broker.host, broker.port)))
+            .collect();
+        let none = ClusterError::Refused(ResponseError::LeaderNotAvailable);
+        let topic = answer.topics.first().ok_or(none)?;
+        if topic.error_code == UNKNOWN_TOPIC {
+            return Ok(brokers.into_values().map(|address| (address, -1)).collect());
+        }
+        ClusterError::of_code(topic.error_code)?;
+        let leaders = topic.partitions.iter().map(|partition| {
+            ClusterError::of_code(partition.error_code)?;
+            let leader = brokers.get(&partition.leader_id);
+            let none = ClusterError::Refused(ResponseError::LeaderNotAvailable);
+            Ok((leader.ok_or(none)?.clone(), partition.leader_epoch))
+        });
+        leaders.collect()
     }
 
     async fn transactional_ids_of(&self, address: &str) -> Result<Vec<String>, ClusterError> {
@@ -280,17 +309,6 @@ impl Cluster {
         let states = answer.transaction_states.into_iter();
         Ok(states
             .map(|state| state.transactional_id.to_string())
-            .collect())
-    }
-
-    /// The addresses of all brokers.
-    async fn brokers(&self) -> Result<Vec<String>, CallError> {
-        let connection = self.connect_any().await?;
-        let request = MetadataRequest::default().with_topics(Some(Vec::new()));
-        let answer = connection.call(&request).await?;
-        let brokers = answer.brokers.iter();
-        Ok(brokers
-            .map(|broker| format!("{}:{}", broker.host, broker.port))
             .collect())
     }
 

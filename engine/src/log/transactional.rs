@@ -116,6 +116,7 @@ pub struct TransactionalProducer {
     acks: Vec<BoxFuture<'static, Delivered>>,
     /// A request of this epoch may still be on its way.
     doubt: bool,
+    begun_twice: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,8 +140,9 @@ impl TransactionalProducer {
         cluster: Cluster,
         config: TransactionalConfig,
     ) -> Result<Self, TransactionError> {
-        let (id, epoch, has_2) = initialize(&cluster, &config, None).await?;
-        let version = config.version.unwrap_or(match has_2 {
+        let begun = initialize(&cluster, &config, None).await?;
+        let (id, epoch) = begun.who;
+        let version = config.version.unwrap_or(match begun.has_2 {
             true => TransactionVersion::V2,
             false => TransactionVersion::V1,
         });
@@ -157,7 +159,14 @@ impl TransactionalProducer {
             touched: false,
             acks: Vec::new(),
             doubt: false,
+            begun_twice: begun.in_doubt,
         })
+    }
+
+    /// Whether a request that took over the id was not answered, so that it was sent again. The first one may still
+    /// arrive, and fences whoever has the id then, this producer as well: no protocol version tells the two apart.
+    pub fn may_fence_itself(&self) -> bool {
+        self.begun_twice
     }
 
     /// Its producer id and epoch.
@@ -183,8 +192,8 @@ impl TransactionalProducer {
     async fn renew(&mut self) -> Result<(), TransactionError> {
         let claim = Some((self.id, self.epoch));
         let renewed = initialize(&self.cluster, &self.config, claim).await;
-        let (id, epoch, _) =
-            renewed.inspect_err(|error| self.phase = Phase::Over(error.clone()))?;
+        let renewed = renewed.inspect_err(|error| self.phase = Phase::Over(error.clone()))?;
+        let (id, epoch) = renewed.who;
         self.go_on_as(id, epoch);
         Ok(())
     }

@@ -10,7 +10,9 @@
 //!
 //! Transactional ids hold the attempt: `job/attempt/task/0`. So no attempt, however late, touches a transaction of
 //! another one. And whoever takes such an id looks whether its attempt is still the newest, before it writes: the next
-//! one takes over all ids that it finds, after its own beginning is in the manifest log.
+//! one takes over all ids that it finds, after its own beginning is in the manifest log. An id of which that request
+//! was sent more than once, because an answer was lost, is not used: the lost one may still be on its way, and would fence
+//! the very transaction that was begun after it.
 
 use super::{OutputTopic, Phase, Prepared, Row, Sink, SinkError, Waiting};
 use crate::{
@@ -43,7 +45,9 @@ pub struct Transactional {
     attempt: AttemptId,
     config: TransactionalConfig,
     topic: OutputTopic,
-    begun: usize,
+    /// How many producers it has, and how many ids it has taken for them.
+    producers: usize,
+    ids: usize,
     current: Option<TransactionalProducer>,
     rows: u64,
     /// Prepared, and not committed yet.
@@ -84,7 +88,8 @@ impl Transactional {
                 ..config
             },
             topic,
-            begun: 0,
+            producers: 0,
+            ids: 0,
             current: None,
             rows: 0,
             waiting: Arc::default(),
@@ -94,18 +99,29 @@ impl Transactional {
         }
     }
 
+    /// A producer of a new id. One whose own beginning might still fence it, after it has prepared, is not used.
+    async fn new_producer(&mut self) -> Result<TransactionalProducer, SinkError> {
+        loop {
+            let config = TransactionalConfig {
+                transactional_id: format!("{}/{}", self.config.transactional_id, self.ids),
+                ..self.config.clone()
+            };
+            self.ids += 1;
+            let new = TransactionalProducer::new(self.cluster.clone(), config).await?;
+            self.store.check_newest(self.attempt).await?;
+            if !new.may_fence_itself() {
+                return Ok(new);
+            }
+        }
+    }
+
     /// A producer with an open transaction. Waits while all of them wait for their commits.
     async fn begin(&mut self) -> Result<TransactionalProducer, SinkError> {
         let mut producer = match self.idle.try_recv() {
             Ok(idle) => idle,
-            Err(_) if self.begun < PRODUCERS => {
-                let config = TransactionalConfig {
-                    transactional_id: format!("{}/{}", self.config.transactional_id, self.begun),
-                    ..self.config.clone()
-                };
-                self.begun += 1;
-                let new = TransactionalProducer::new(self.cluster.clone(), config).await?;
-                self.store.check_newest(self.attempt).await?;
+            Err(_) if self.producers < PRODUCERS => {
+                let new = self.new_producer().await?;
+                self.producers += 1;
                 new
             }
             Err(_) => self.idle.recv().await.expect("it holds a sender itself"),

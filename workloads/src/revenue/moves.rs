@@ -131,6 +131,10 @@ impl Moves {
                     _ => self.attempt(attempt, because),
                 }
             }
+            // Whoever goes on from there may say so first.
+            "job.stopped" if self.attempts.get(&attempt) == Some(&"replaced") => {
+                self.attempt(attempt, "gives up");
+            }
             "job.stopped" => {
                 self.attempt(attempt, "stops");
                 self.checkpoint(checkpoint, "stops the job");

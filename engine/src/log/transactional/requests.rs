@@ -123,13 +123,12 @@ pub(super) async fn end(
     }
 }
 
-/// Initializes a transactional id, as `claim` if there was an epoch before. Tries until it is told. Also says
-/// whether the cluster has the second version of transactions.
+/// Initializes a transactional id, as `claim` if there was an epoch before. Tries until it is told.
 pub(super) async fn initialize(
     cluster: &Cluster,
     config: &TransactionalConfig,
     claim: Option<(ProducerId, ProducerEpoch)>,
-) -> Result<(ProducerId, ProducerEpoch, bool), TransactionError> {
+) -> Result<Initialized, TransactionError> {
     let (id, epoch) = claim.unwrap_or((ProducerId(-1), ProducerEpoch(-1)));
     let request = InitProducerIdRequest::default()
         .with_transactional_id(Some(
@@ -139,6 +138,7 @@ pub(super) async fn initialize(
         .with_producer_id(id.0.into())
         .with_producer_epoch(epoch.0);
     let of = (KeyType::Transaction, config.transactional_id.clone());
+    let mut in_doubt = false;
     loop {
         // A day: it tries until it is told.
         let deadline = Instant::now() + Duration::from_secs(24 * 3600);
@@ -154,16 +154,29 @@ pub(super) async fn initialize(
                     None => tracing::info!(name: "producer.initialized", id = name, epoch),
                     Some(_) => tracing::info!(name: "producer.renewed", id = name, epoch),
                 }
-                return Ok((id, ProducerEpoch(answer.producer_epoch), told.has_2));
+                return Ok(Initialized {
+                    who: (id, ProducerEpoch(answer.producer_epoch)),
+                    has_2: told.has_2,
+                    in_doubt: in_doubt || told.in_doubt,
+                });
             }
             Err(Trouble {
                 said: Some(_),
                 what,
                 ..
             }) => return Err(TransactionError::Fenced(what)),
-            Err(Trouble { said: None, .. }) => {}
+            Err(Trouble { said: None, .. }) => in_doubt = true,
         }
     }
+}
+
+/// A transactional id that is taken over.
+pub(super) struct Initialized {
+    pub who: (ProducerId, ProducerEpoch),
+    /// The cluster has the second version of transactions.
+    pub has_2: bool,
+    /// An earlier try was not answered.
+    pub in_doubt: bool,
 }
 
 /// An answer that is no error.

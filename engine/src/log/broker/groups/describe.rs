@@ -2,6 +2,7 @@
 
 use crate::log::{broker::Broker, groups::Phase};
 use kafka_protocol::{
+    error::ResponseError,
     messages::{
         describe_groups_response::{DescribedGroup, DescribedGroupMember},
         list_groups_response::ListedGroup,
@@ -14,7 +15,18 @@ use std::sync::Arc;
 impl Broker {
     /// The groups that this broker coordinates.
     pub async fn list_groups(self: &Arc<Self>, request: ListGroupsRequest) -> ListGroupsResponse {
-        let open: Vec<_> = self.groups.lock().await.values().cloned().collect();
+        // All that are here, loaded or not: what is missing would be taken for what never was.
+        let mut open = Vec::new();
+        for index in 0..self.config.coordinators {
+            match self.group_coordinator(index).await {
+                Ok(coordinator) => open.push(coordinator),
+                Err(ResponseError::NotCoordinator) => {}
+                Err(_) => {
+                    return ListGroupsResponse::default()
+                        .with_error_code(ResponseError::CoordinatorLoadInProgress.code());
+                }
+            }
+        }
         let mut all = Vec::new();
         for coordinator in open {
             let groups = coordinator.groups.lock().expect("groups");

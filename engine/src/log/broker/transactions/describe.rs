@@ -60,7 +60,18 @@ impl Broker {
         self: &Arc<Self>,
         request: ListTransactionsRequest,
     ) -> ListTransactionsResponse {
-        let open: Vec<_> = self.transactions.lock().await.values().cloned().collect();
+        // All that are here, loaded or not: what is missing would be taken for what never was.
+        let mut open = Vec::new();
+        for index in 0..self.config.coordinators {
+            match self.transaction_coordinator(index).await {
+                Ok(coordinator) => open.push(coordinator),
+                Err(ResponseError::NotCoordinator) => {}
+                Err(_) => {
+                    return ListTransactionsResponse::default()
+                        .with_error_code(ResponseError::CoordinatorLoadInProgress.code());
+                }
+            }
+        }
         let mut states = Vec::new();
         for coordinator in open {
             let all: Vec<(String, Transactional)> = coordinator.fold.look(|all| {
