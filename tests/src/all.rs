@@ -41,6 +41,10 @@ mod versions;
 #[cfg(madsim)]
 mod guarantees;
 
+/// What attempts, checkpoints and sinks may do has happened, and nothing else.
+#[cfg(madsim)]
+mod moves;
+
 /// Money moves in transactions, and the sum never changes.
 #[cfg(madsim)]
 mod transfer;
