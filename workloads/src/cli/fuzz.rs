@@ -265,10 +265,18 @@ fn print(campaign: &Campaign) {
         line("", format!("{count:>9} {name}"));
     }
     let unmade = campaign.moves.iter().filter(|(_, count)| **count == 0);
-    let unmade = unmade.map(|(name, _)| name.as_str());
-    let missing: Vec<&str> = never_struck(campaign).into_iter().chain(unmade).collect();
+    let unmade: Vec<&str> = unmade.map(|(name, _)| name.as_str()).collect();
+    let missing = never_struck(campaign);
     if !missing.is_empty() {
         line("never", missing.join(", "));
+    }
+    for (index, row) in unmade.chunks(2).enumerate() {
+        let name = if missing.is_empty() && index == 0 {
+            "never"
+        } else {
+            ""
+        };
+        line(name, row.join(", "));
     }
     line("digest", campaign.digest.clone());
     for failure in &campaign.failures {

@@ -41,6 +41,8 @@ pub struct Settings {
     pub input: Option<String>,
     /// Partitions of the events' topic.
     pub partitions: u64,
+    /// Processes that work for the job. Faults strike the first three.
+    pub workers: u64,
     /// Tasks that share the windows.
     pub window_tasks: u64,
     /// Tasks that share them once the coordinator has been started again.
@@ -125,6 +127,7 @@ impl Settings {
                         dedup: true,
                         input: None,
                         partitions: sizes.0,
+                        workers: WORKERS as u64,
                         window_tasks: sizes.1,
                         window_tasks_later: sizes.2,
                         key_groups: producer.3,
@@ -184,6 +187,7 @@ impl Settings {
         let ranges = [
             ("records", self.records, 1, 10_000_000),
             ("partitions", self.partitions, 1, 64),
+            ("workers", self.workers, WORKERS as u64, 64),
             ("window_tasks", self.window_tasks, 1, 64),
             ("window_tasks_later", self.window_tasks_later, 1, 64),
             ("key_groups", self.key_groups, 1, 4096),
@@ -281,7 +285,7 @@ impl Settings {
                 _ => self.window_tasks_later as usize,
             },
             key_groups: KeyGroups(self.key_groups as u32),
-            workers: WORKERS,
+            workers: self.workers as usize,
             gather: Duration::from_millis(self.silence_ms),
             heartbeat: Duration::from_millis(self.silence_ms / 5),
             silence: Duration::from_millis(self.silence_ms),

@@ -36,7 +36,7 @@ use std::{path::Path, time::Duration};
 
 /// How many brokers there are.
 pub const BROKERS: usize = 3;
-/// How many workers there are.
+/// How many workers there are, at least.
 pub const WORKERS: usize = 3;
 const COORDINATORS: usize = 2;
 const SHOPS: usize = 2;
@@ -205,7 +205,7 @@ impl Workload for RevenueWorkload {
                 coordinate(node, orders, settings, id)
             });
         }
-        for id in 0..WORKERS {
+        for id in 0..settings.workers as usize {
             let settings = settings.clone();
             world.node(&format!("worker-{id}"), move |node| {
                 work(node, settings.clone(), id)
