@@ -31,6 +31,8 @@ use std::{
 const FEED: &str = "revenue-feed";
 /// Lines of a transaction.
 const LINES: usize = 20_000;
+/// So often in a row may a transaction fail without any progress.
+const TRIES: usize = 5;
 
 /// Why a file could not be fed.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +92,34 @@ fn lines_of(path: &Path) -> Result<impl Iterator<Item = io::Result<String>>, Fee
     Ok(BufReader::with_capacity(1 << 20, file).lines())
 }
 
-/// Feeds a file that was checked, from where an earlier one has come to, into so many partitions.
+/// Feeds a file that was checked, from where an earlier one has come to, into so many partitions. A transaction that
+/// cannot commit, or may have, is no reason to give up while others do: it begins anew, and asks where it is.
 pub async fn feed(
+    cluster: &Cluster,
+    path: &Path,
+    partitions: i32,
+    producer: ProducerConfig,
+    fed: &Fed,
+) -> Result<(), FeedError> {
+    let (mut reached, mut tries) = (0, 0);
+    loop {
+        let error = match feed_on(cluster, path, partitions, producer.clone(), fed).await {
+            Err(FeedError::Log(
+                error @ (TransactionError::Abortable(_) | TransactionError::Unknown(_)),
+            )) => error,
+            done => return done,
+        };
+        let now = fed.load(Ordering::Relaxed);
+        tries = if now > reached { 1 } else { tries + 1 };
+        reached = now;
+        if tries == TRIES {
+            return Err(error.into());
+        }
+    }
+}
+
+/// Feeds until something goes wrong.
+async fn feed_on(
     cluster: &Cluster,
     path: &Path,
     partitions: i32,
