@@ -453,6 +453,12 @@ impl Cluster {
     }
 }
 
+/// Whether asking again may bring another answer. While the transaction before is being ended, Kafka's leaders say so
+/// of a batch as its coordinators do of a request (KIP-890); `kafka-protocol` does not count that among what can be retried.
+pub(crate) fn may_change(error: ResponseError) -> bool {
+    error.is_retriable() || error == ResponseError::ConcurrentTransactions
+}
+
 pub(crate) fn name(topic: &str) -> TopicName {
     TopicName(StrBytes::from_string(topic.to_owned()))
 }

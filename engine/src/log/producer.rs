@@ -6,7 +6,7 @@
 //! its lane: whatever was sent after it must not be acknowledged in its place.
 
 use super::{
-    cluster::{name, Cluster, BACKOFF},
+    cluster::{may_change, name, Cluster, BACKOFF},
     connection::{CallError, SharedConnection},
     transactions::TransactionVersion,
     TopicPartition,
@@ -395,7 +395,7 @@ fn judge(answer: Result<ProduceResponse, CallError>) -> Answer {
         None if partition.base_offset < 0 => Answer::At(None),
         None => Answer::At(Some(Offset(partition.base_offset))),
         Some(ResponseError::DuplicateSequenceNumber) => Answer::At(None),
-        Some(error) if error.is_retriable() => Answer::Again(format!("{error:?}")),
+        Some(error) if may_change(error) => Answer::Again(format!("{error:?}")),
         Some(error) => Answer::Fatal(format!("{error:?}")),
     }
 }

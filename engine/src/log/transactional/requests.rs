@@ -4,7 +4,7 @@ use super::{Prepared, TransactionError, TransactionalConfig, END_TRANSACTIONS_1}
 use crate::{
     ids::{ProducerEpoch, ProducerId},
     log::{
-        cluster::{Cluster, ClusterError, KeyType, BACKOFF},
+        cluster::{may_change, Cluster, ClusterError, KeyType, BACKOFF},
         connection::SharedConnection,
         transactions::TransactionVersion,
     },
@@ -253,9 +253,4 @@ fn forget(cluster: &Cluster, kind: KeyType, key: &str, connection: &SharedConnec
     if connection.is_closed() {
         cluster.forget_connection(connection);
     }
-}
-
-/// Whether asking again may bring another answer.
-fn may_change(error: ResponseError) -> bool {
-    error.is_retriable() || error == ResponseError::ConcurrentTransactions
 }
