@@ -79,14 +79,15 @@ async fn run(arguments: &BrokerArguments) -> Result<u8, BadInput> {
             arguments.listen
         )),
     })?;
-    anstream::println!(
-        "listening on {}, keeping {dir}; ctrl-C stops it",
-        bound.address()
-    );
+    // Whoever reads that line may stop it at once.
     let stop = |kind| signal(kind).map_err(BadInput::new);
     let (mut interrupt, mut terminate) = (
         stop(SignalKind::interrupt())?,
         stop(SignalKind::terminate())?,
+    );
+    anstream::println!(
+        "listening on {}, keeping {dir}; ctrl-C stops it",
+        bound.address()
     );
     let ended = select_biased! {
         _ = interrupt.recv().fuse() => None,
