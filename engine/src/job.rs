@@ -175,6 +175,7 @@ impl<S, T, K, A> WindowJob<S, T, K, A> {
             operators: self.graph().describe(),
             windows: self.extent,
             key_groups: config.key_groups,
+            claimed: config.claimed,
             sink: config.sink,
             output_topic: config.output_topic.clone(),
             dead_letter_topic: config.dead_letter_topic.clone(),

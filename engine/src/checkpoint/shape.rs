@@ -1,6 +1,6 @@
 //! Pure: what of a job stays as it is while it has checkpoints.
 
-use crate::{operator::window::Extent, sink::SinkKind, state::KeyGroups};
+use crate::{guarantee::Guarantee, operator::window::Extent, sink::SinkKind, state::KeyGroups};
 use serde::{Deserialize, Serialize};
 
 /// What a checkpoint means only together with: where its output goes, and what its state is of. Coordinator and
@@ -15,6 +15,8 @@ pub struct JobShape {
     pub windows: Extent,
     /// How many groups its keys are divided into.
     pub key_groups: KeyGroups,
+    /// What its output promises: it decides when `append` writes.
+    pub claimed: Guarantee,
     /// Where its output goes.
     pub sink: SinkKind,
     /// The topic of its output, unless that goes to objects.
@@ -55,6 +57,7 @@ mod tests {
                 lateness_ms: 0,
             },
             key_groups: KeyGroups(128),
+            claimed: Guarantee::ExactlyOnce,
             sink: SinkKind::Transactional,
             output_topic: "out".into(),
             dead_letter_topic: "dead".into(),
