@@ -126,7 +126,7 @@ impl Attempt<'_> {
                 task,
             });
         }
-        let window_tasks = config.window_tasks.min(config.key_groups.0 as usize).max(1);
+        let window_tasks = config.window_tasks();
         let windows: Vec<Placed> = (0..window_tasks)
             .map(|index| Placed {
                 task: window_name(index),
@@ -177,7 +177,7 @@ impl Attempt<'_> {
         members: &BTreeSet<WorkerNumber>,
     ) -> Result<Ending, AttemptError> {
         let config = self.job.config;
-        let window_tasks = config.window_tasks.min(config.key_groups.0 as usize).max(1);
+        let window_tasks = config.window_tasks();
         let names = (0..self.partitions)
             .map(source_name)
             .chain((0..window_tasks).map(window_name));

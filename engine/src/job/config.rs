@@ -105,6 +105,11 @@ impl JobConfig {
         Ok(())
     }
 
+    /// How many window tasks there are: one without a key group would have nothing to do.
+    pub(crate) fn window_tasks(&self) -> usize {
+        self.window_tasks.min(self.key_groups.0 as usize)
+    }
+
     /// The job's objects.
     pub(crate) fn store(&self, host: &Host) -> Store {
         Store::new(host.objects.clone(), &self.name).with_patience(self.store_patience)

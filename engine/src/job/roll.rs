@@ -135,7 +135,8 @@ impl Roll {
         awake.map(|(watermark, _)| *watermark).min()
     }
 
-    /// Does something that takes its time, while workers come and go, and are given signs of life.
+    /// Does something that takes its time, while workers come and go, and are given signs of life. Only while none of
+    /// them has tasks: what they report is forgotten.
     pub async fn meanwhile<T>(&mut self, work: impl std::future::Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work.fuse());
         loop {

@@ -227,13 +227,9 @@ impl Broker {
 
     /// Opens the coordinators that this broker has been before: what they had decided is to be finished.
     async fn resume(self: &Arc<Self>) -> Result<(), LogError> {
-        for index in 0..self.config.coordinators {
-            for topic in [OFFSETS_TOPIC, TRANSACTIONS_TOPIC] {
-                let key = TopicPartition::new(topic, PartitionId(index));
-                if self.leader_of(&key) != self.config.id.0 as usize {
-                    continue;
-                }
-                let folder = folder_of(&key);
+        for topic in [OFFSETS_TOPIC, TRANSACTIONS_TOPIC] {
+            for index in self.coordinated(topic) {
+                let folder = folder_of(&TopicPartition::new(topic, PartitionId(index)));
                 let files = self.host.disk.list(&folder).await;
                 if files.map_err(LogError::io(&folder))?.is_empty() {
                     continue;
@@ -303,6 +299,12 @@ impl Broker {
 
     fn leader_of(&self, of: &TopicPartition) -> usize {
         topics::leader(&of.topic, of.partition, self.config.brokers.len())
+    }
+
+    /// The partitions of a coordinators' topic that are led here.
+    fn coordinated(&self, topic: &str) -> Vec<i32> {
+        let here = |index: &i32| self.is_here(&TopicPartition::new(topic, PartitionId(*index)));
+        (0..self.config.coordinators).filter(here).collect()
     }
 
     fn is_here(&self, of: &TopicPartition) -> bool {

@@ -1,6 +1,7 @@
 //! The cluster as a client sees it: who leads what.
 
 use super::{
+    broker::TRANSACTIONS_TOPIC,
     connection::{CallError, Connection, SharedConnection},
     partition::Isolation,
     TopicPartition,
@@ -31,8 +32,6 @@ use std::{
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// `UNKNOWN_TOPIC_OR_PARTITION`.
 const UNKNOWN_TOPIC: i16 = 3;
-/// The log of the coordinators of transactional ids.
-const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 /// Between two tries.
 pub(crate) const BACKOFF: Duration = Duration::from_millis(250);
 

@@ -1,6 +1,9 @@
 //! Groups, for people.
 
-use crate::log::{broker::Broker, groups::Phase};
+use crate::log::{
+    broker::{Broker, OFFSETS_TOPIC},
+    groups::Phase,
+};
 use kafka_protocol::{
     error::ResponseError,
     messages::{
@@ -17,15 +20,12 @@ impl Broker {
     pub async fn list_groups(self: &Arc<Self>, request: ListGroupsRequest) -> ListGroupsResponse {
         // All that are here, loaded or not: what is missing would be taken for what never was.
         let mut open = Vec::new();
-        for index in 0..self.config.coordinators {
-            match self.group_coordinator(index).await {
-                Ok(coordinator) => open.push(coordinator),
-                Err(ResponseError::NotCoordinator) => {}
-                Err(_) => {
-                    return ListGroupsResponse::default()
-                        .with_error_code(ResponseError::CoordinatorLoadInProgress.code());
-                }
-            }
+        for index in self.coordinated(OFFSETS_TOPIC) {
+            let Ok(coordinator) = self.group_coordinator(index).await else {
+                let loading = ResponseError::CoordinatorLoadInProgress.code();
+                return ListGroupsResponse::default().with_error_code(loading);
+            };
+            open.push(coordinator);
         }
         let mut all = Vec::new();
         for coordinator in open {

@@ -2,7 +2,12 @@
 
 use crate::{
     ids::PartitionId,
-    log::{broker::Broker, cluster::name, transactions::Transactional, TopicPartition},
+    log::{
+        broker::{Broker, TRANSACTIONS_TOPIC},
+        cluster::name,
+        transactions::Transactional,
+        TopicPartition,
+    },
 };
 use kafka_protocol::{
     error::ResponseError,
@@ -62,15 +67,12 @@ impl Broker {
     ) -> ListTransactionsResponse {
         // All that are here, loaded or not: what is missing would be taken for what never was.
         let mut open = Vec::new();
-        for index in 0..self.config.coordinators {
-            match self.transaction_coordinator(index).await {
-                Ok(coordinator) => open.push(coordinator),
-                Err(ResponseError::NotCoordinator) => {}
-                Err(_) => {
-                    return ListTransactionsResponse::default()
-                        .with_error_code(ResponseError::CoordinatorLoadInProgress.code());
-                }
-            }
+        for index in self.coordinated(TRANSACTIONS_TOPIC) {
+            let Ok(coordinator) = self.transaction_coordinator(index).await else {
+                let loading = ResponseError::CoordinatorLoadInProgress.code();
+                return ListTransactionsResponse::default().with_error_code(loading);
+            };
+            open.push(coordinator);
         }
         let mut states = Vec::new();
         for coordinator in open {
