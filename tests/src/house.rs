@@ -89,6 +89,8 @@ fn deciders_are_pure() {
         "coordinator.rs",
         "recovery.rs",
         "shape.rs",
+        "known.rs",
+        "stored.rs",
         "state.rs",
         "batch.rs",
         "compression.rs",

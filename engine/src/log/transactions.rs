@@ -8,6 +8,10 @@
 //! so a request that comes late may hit the wrong one; in the second (KIP-890) every end bumps the epoch, and
 //! tells the client. Our markers bear the number of their transaction besides, so a late one is known in both.
 
+mod known;
+
+pub use known::Transactions;
+
 use super::TopicPartition;
 use crate::{
     ids::{ProducerEpoch, ProducerId},
@@ -15,8 +19,7 @@ use crate::{
 };
 use kafka_protocol::error::ResponseError;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
-use xxhash_rust::xxh3::xxh3_64;
+use std::collections::BTreeSet;
 
 /// Where a transactional id is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -389,50 +392,6 @@ pub fn successor(known: &Transactional) -> (ProducerId, ProducerEpoch) {
     match known.next_producer {
         Some(next) => (next, ProducerEpoch(0)),
         None => (known.producer, known.epoch),
-    }
-}
-
-/// All transactional ids of a coordinator.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Transactions(BTreeMap<String, Transactional>);
-
-impl Transactions {
-    /// One of them.
-    pub fn get(&self, id: &str) -> Option<&Transactional> {
-        self.0.get(id)
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (&String, &Transactional)> {
-        self.0.iter()
-    }
-
-    /// Takes note of what became of an id; nothing: it was forgotten. The message says what is not legal
-    /// about it.
-    pub fn apply(&mut self, id: &str, next: Option<Transactional>) -> Result<(), String> {
-        let Some(next) = next else {
-            self.0.remove(id);
-            return Ok(());
-        };
-        if let Some(known) = self.0.get(id) {
-            let (from, to) = (known.state, next.state);
-            if !LEGAL.contains(&(from, to)) {
-                return Err(format!(
-                    "transactional id {id} went from {from:?} to {to:?}"
-                ));
-            }
-            if known.producer == next.producer && known.epoch > next.epoch {
-                return Err(format!("the epoch of transactional id {id} went down"));
-            }
-        }
-        self.0.insert(id.to_owned(), next);
-        Ok(())
-    }
-
-    /// A number that tells states apart.
-    pub fn fingerprint(&self) -> u64 {
-        let text = serde_json::to_vec(&self.0).expect("plain data");
-        xxh3_64(&text)
     }
 }
 
