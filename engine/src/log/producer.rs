@@ -414,3 +414,26 @@ fn request(to: &TopicPartition, within: Option<&Within>, batch: Bytes) -> Produc
         .with_timeout_ms(3000)
         .with_topic_data(vec![topic])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::messages::produce_response::{
+        PartitionProduceResponse, TopicProduceResponse,
+    };
+
+    fn judged(error: ResponseError) -> Answer {
+        let partition = PartitionProduceResponse::default().with_error_code(error.code());
+        let topic = TopicProduceResponse::default().with_partition_responses(vec![partition]);
+        judge(Ok(ProduceResponse::default().with_responses(vec![topic])))
+    }
+
+    /// Found over Apache Kafka on a busy machine: the transaction before was still being ended.
+    #[test]
+    fn a_batch_that_comes_too_early_is_sent_again() {
+        let answer = judged(ResponseError::ConcurrentTransactions);
+        assert!(matches!(answer, Answer::Again(_)));
+        let answer = judged(ResponseError::InvalidProducerEpoch);
+        assert!(matches!(answer, Answer::Fatal(_)));
+    }
+}
