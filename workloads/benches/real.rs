@@ -1,7 +1,11 @@
 //! What exactly-once costs, on the real runtime: the same events from the same log, summed per minute under each claim.
 //!
 //! `cargo live-bench` runs it over a broker in this process, on real files; `SEEDBED_KAFKA=HOST:PORT` over Apache Kafka.
-//! `SEEDBED_EVENTS` says how many events there are. Each claim is run in turn, three times; the median counts.
+//! `SEEDBED_EVENTS` says how many events there are (3,000,000). Each claim is run in turn, three times; the median counts.
+
+/// The allocator of `cargo live run`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[cfg(madsim)]
 fn main() {
@@ -49,7 +53,7 @@ mod real {
     const ROUNDS: usize = 3;
 
     pub async fn bench() {
-        let count = env::var("SEEDBED_EVENTS").map_or(1_000_000, |n| n.parse().expect("a number"));
+        let count = env::var("SEEDBED_EVENTS").map_or(3_000_000, |n| n.parse().expect("a number"));
         let folder = tempfile::tempdir().expect("a folder");
         let input = folder.path().join("events.jsonl");
         let mut file = BufWriter::new(fs::File::create(&input).expect("a file"));
