@@ -20,7 +20,7 @@ use super::{
     connection::{CallError, SharedConnection},
     partition::{self, Partition},
     server,
-    topics::{self, Topics},
+    topics::{self, is_internal, Topics, OFFSETS_TOPIC, TRANSACTIONS_TOPIC},
     LogError, TopicPartition,
 };
 use crate::{
@@ -32,11 +32,6 @@ use futures::{future::BoxFuture, select_biased, FutureExt};
 use kafka_protocol::{error::ResponseError, protocol::Request};
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 use tokio::{sync::Mutex, time::Instant};
-
-/// The log of the coordinators of transactional ids.
-pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
-/// The log of the coordinators of groups.
-pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
 /// How a broker is set up.
 #[derive(Clone, Debug)]
@@ -397,10 +392,6 @@ impl Broker {
 
 fn folder_of(of: &TopicPartition) -> String {
     format!("log/{}/{}", of.topic, of.partition)
-}
-
-fn is_internal(topic: &str) -> bool {
-    matches!(topic, TRANSACTIONS_TOPIC | OFFSETS_TOPIC)
 }
 
 /// Does something to the disk that must not stop in the middle, even if the connection that asked for it

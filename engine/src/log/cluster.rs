@@ -1,9 +1,9 @@
 //! The cluster as a client sees it: who leads what.
 
 use super::{
-    broker::TRANSACTIONS_TOPIC,
     connection::{CallError, Connection, SharedConnection},
     partition::Isolation,
+    topics::TRANSACTIONS_TOPIC,
     TopicPartition,
 };
 use crate::{

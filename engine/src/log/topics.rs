@@ -13,7 +13,17 @@ use std::{collections::BTreeMap, io, sync::Arc};
 use tokio::sync::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// The log of the coordinators of transactional ids.
+pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+/// The log of the coordinators of groups.
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
 const FILE: &str = "topics.json";
+
+/// Whether a topic belongs to the brokers themselves.
+pub fn is_internal(topic: &str) -> bool {
+    matches!(topic, TRANSACTIONS_TOPIC | OFFSETS_TOPIC)
+}
 
 /// The topics that a broker knows.
 pub struct Topics {

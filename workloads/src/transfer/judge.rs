@@ -13,8 +13,8 @@ use super::{
 use engine::{
     ids::{Offset, PartitionId},
     log::{
-        broker::OFFSETS_TOPIC, cluster::Cluster, member, offsets::Entry as Position,
-        partition::Isolation, TopicPartition,
+        cluster::Cluster, member, offsets::Entry as Position, partition::Isolation,
+        topics::OFFSETS_TOPIC, TopicPartition,
     },
     wire::batch::{Body, Outcome},
 };

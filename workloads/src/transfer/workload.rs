@@ -13,11 +13,7 @@ use crate::cluster;
 use async_trait::async_trait;
 use engine::{
     ids::{Offset, PartitionId},
-    log::{
-        broker::{Broker, OFFSETS_TOPIC},
-        cluster::Cluster,
-        member, TopicPartition,
-    },
+    log::{broker::Broker, cluster::Cluster, member, topics::OFFSETS_TOPIC, TopicPartition},
 };
 use proptest::strategy::BoxedStrategy;
 use sim::{Findings, Kind, Ledger, Params, Plan, Scenario, Shape, Workload, World};
