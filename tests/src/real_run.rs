@@ -178,13 +178,17 @@ fn a_job_that_is_not_that_of_its_checkpoints_is_refused() {
     assert_eq!((code, printed), (Some(0), true), "{said}");
     for (arguments, because) in [
         (
-            ["--sink", "transactional"],
+            &["--sink", "transactional"][..],
             r#"sink = "objects" instead of "transactional""#,
         ),
-        (["--partitions", "3"], "--partitions 4 would be right"),
-        (["--brokers", "127.0.0.1:1"], "nobody there has answered"),
+        (
+            &["--sink", "objects", "--guarantee", "at-least-once"],
+            r#"claimed = "exactly-once" instead of "at-least-once""#,
+        ),
+        (&["--partitions", "3"], "--partitions 4 would be right"),
+        (&["--brokers", "127.0.0.1:1"], "nobody there has answered"),
     ] {
-        let (code, printed, said) = run(&arguments);
+        let (code, printed, said) = run(arguments);
         assert_eq!((code, printed), (Some(2), false), "{arguments:?}: {said}");
         assert!(said.contains(because), "{arguments:?}: {said}");
     }
