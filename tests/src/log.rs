@@ -6,7 +6,7 @@ use engine::{
     ids::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence},
     log::{
         cluster::Cluster,
-        partition::{Isolation, Partition},
+        partition::{Isolation, Partition, Portion},
         LogError, TopicPartition,
     },
     record::NewRecord,
@@ -100,7 +100,11 @@ async fn read_all(disk: &Arc<dyn Disk>, folder: &str) -> Result<Vec<u8>, LogErro
     let (mut all, mut next) = (Vec::new(), Offset(0));
     loop {
         let reading = partition
-            .read(next, usize::MAX, Isolation::ReadUncommitted)
+            .read(
+                next,
+                Portion::AtMost(usize::MAX),
+                Isolation::ReadUncommitted,
+            )
             .await?;
         if reading.records.is_empty() {
             return Ok(all);

@@ -3,7 +3,7 @@
 //! who has appended something waits until it was applied.
 
 use super::{
-    partition::{Isolation, Partition},
+    partition::{Isolation, Partition, Portion},
     LogError,
 };
 use crate::{
@@ -36,7 +36,7 @@ struct Applied {
     failed: bool,
 }
 
-const READ_BYTES: usize = 1 << 20;
+const READ_PORTION: Portion = Portion::AtLeastOneBatch(1 << 20);
 
 impl<S: Folded> Fold<S> {
     /// Folds all that the partition holds.
@@ -101,7 +101,7 @@ impl<S: Folded> Fold<S> {
         let from = self.applied.get().until;
         let reading = self
             .partition
-            .read(from, READ_BYTES, Isolation::ReadUncommitted)
+            .read(from, READ_PORTION, Isolation::ReadUncommitted)
             .await?;
         let damaged = |offset: Offset, what: String| LogError::Damaged {
             path: self.name.clone(),

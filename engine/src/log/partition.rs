@@ -11,7 +11,7 @@ mod open;
 mod read;
 mod retain;
 
-pub use read::{Bounds, Isolation, Reading};
+pub use read::{Bounds, Isolation, Portion, Reading};
 
 use super::{
     producers::{Decision, Guard, MarkerDecision, Producers},

@@ -78,7 +78,8 @@ fn encode<H: Encodable, M: Encodable>(
     frame.put_i32(0);
     header.encode(&mut frame, header_version).map_err(garbage)?;
     message.encode(&mut frame, version).map_err(garbage)?;
-    let len = (frame.len() - 4) as i32;
+    let bytes = frame.len() - 4;
+    let len = i32::try_from(bytes).map_err(|_| garbage(format!("a frame of {bytes} bytes")))?;
     frame[..4].copy_from_slice(&len.to_be_bytes());
     Ok(frame.freeze())
 }

@@ -4,7 +4,7 @@ use super::{is_internal, to_its_end, Broker, Later};
 use crate::{
     ids::{Offset, PartitionId},
     log::{
-        partition::{AppendError, Appended, Isolation, Partition, Reading},
+        partition::{AppendError, Appended, Isolation, Partition, Portion, Reading},
         transactions::TransactionVersion,
         LogError, TopicPartition,
     },
@@ -15,6 +15,7 @@ use futures::{select_biased, FutureExt};
 use kafka_protocol::{
     error::ResponseError,
     messages::{
+        fetch_request::FetchTopic,
         fetch_response::{AbortedTransaction, FetchableTopicResponse, PartitionData},
         list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse},
         produce_response::{PartitionProduceResponse, TopicProduceResponse},
@@ -22,10 +23,14 @@ use kafka_protocol::{
         ProduceResponse,
     },
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// The first version of Produce with which a client speaks the second version of transactions.
 const PRODUCE_TRANSACTIONS_2: i16 = 12;
+
+/// The records of one response take no more than this, whatever is asked for, but for a batch that is larger by
+/// itself: Kafka's default of the broker's `fetch.max.bytes`.
+const FETCH_BYTES_MAX: usize = 55 << 20;
 
 type Waiting = Result<(Arc<Partition>, Appended), ResponseError>;
 
@@ -122,8 +127,9 @@ impl Broker {
     }
 
     /// Reads, waiting for at least a byte if nothing is there yet.
-    pub fn fetch(self: &Arc<Self>, request: FetchRequest) -> Later<FetchResponse> {
+    pub fn fetch(self: &Arc<Self>, mut request: FetchRequest) -> Later<FetchResponse> {
         let broker = self.clone();
+        name_each_once(&mut request.topics);
         async move {
             let response = FetchResponse::default();
             if request.session_id != 0 {
@@ -150,15 +156,20 @@ impl Broker {
         request: &FetchRequest,
     ) -> (Vec<FetchableTopicResponse>, usize) {
         let isolation = isolation_of(request.isolation_level);
+        let bytes_max = (request.max_bytes.max(0) as usize).min(FETCH_BYTES_MAX);
         let (mut topics, mut total) = (Vec::new(), 0);
         for topic in &request.topics {
             let mut answers = Vec::new();
             for wanted in &topic.partitions {
-                let left = (request.max_bytes.max(0) as usize).saturating_sub(total);
-                let bytes_max = left.min(wanted.partition_max_bytes.max(0) as usize);
+                let left = bytes_max.saturating_sub(total);
+                let bytes = left.min(wanted.partition_max_bytes.max(0) as usize);
+                let portion = match total {
+                    0 => Portion::AtLeastOneBatch(bytes),
+                    _ => Portion::AtMost(bytes),
+                };
                 let of = TopicPartition::new(&topic.topic, PartitionId(wanted.partition));
                 let offset = Offset(wanted.fetch_offset);
-                let read = self.read(&of, offset, bytes_max, isolation).await;
+                let read = self.read(&of, offset, portion, isolation).await;
                 let answer = PartitionData::default()
                     .with_partition_index(wanted.partition)
                     .with_preferred_read_replica((-1).into());
@@ -197,7 +208,7 @@ impl Broker {
         self: &Arc<Self>,
         of: &TopicPartition,
         offset: Offset,
-        bytes_max: usize,
+        portion: Portion,
         isolation: Isolation,
     ) -> Result<Reading, ResponseError> {
         let partition = self.partition(of).await?;
@@ -205,7 +216,7 @@ impl Broker {
         if !(bounds.start..=bounds.high_watermark).contains(&offset) {
             return Err(ResponseError::OffsetOutOfRange);
         }
-        match partition.read(offset, bytes_max, isolation).await {
+        match partition.read(offset, portion, isolation).await {
             Ok(reading) => Ok(reading),
             Err(error @ LogError::Damaged { .. }) => {
                 self.fail(error);
@@ -305,6 +316,17 @@ pub(super) async fn durable(appended: Waiting) -> Result<Option<Offset>, Respons
             Ok(appended.base_offset)
         }
         Err(_) => Err(ResponseError::KafkaStorageError),
+    }
+}
+
+/// A partition that is named more than once counts once, with what is said of it last: Kafka's broker, too,
+/// makes a map of what a request names. (Otherwise a small request would ask for its records thousands of times.)
+fn name_each_once(topics: &mut [FetchTopic]) {
+    let mut named = BTreeSet::new();
+    for topic in topics.iter_mut().rev() {
+        topic.partitions.reverse();
+        (topic.partitions).retain(|wanted| named.insert((topic.topic.clone(), wanted.partition)));
+        topic.partitions.reverse();
     }
 }
 

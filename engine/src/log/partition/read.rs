@@ -17,6 +17,26 @@ pub enum Isolation {
     ReadCommitted = 1,
 }
 
+/// How much a reader takes, in whole batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Portion {
+    /// No more than so many bytes.
+    AtMost(usize),
+    /// As much as fits into so many bytes, and the first batch even if it does not (KIP-74): a reader that
+    /// has room for nothing larger would never get past it.
+    AtLeastOneBatch(usize),
+}
+
+impl Portion {
+    /// Whether a batch that ends at `end` belongs to it, where `len` bytes do already.
+    fn takes(self, len: usize, end: usize) -> bool {
+        match self {
+            Portion::AtMost(bytes) => end <= bytes,
+            Portion::AtLeastOneBatch(bytes) => len == 0 || end <= bytes,
+        }
+    }
+}
+
 /// The offsets of a partition, of one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -76,12 +96,12 @@ impl Partition {
             .await;
     }
 
-    /// Whole batches from the one that holds `offset` on, at least one if there is one, up to
-    /// `bytes_max`; nothing beyond what `isolation` allows.
+    /// Whole batches from the one that holds `offset` on, a `portion` of them; nothing beyond what
+    /// `isolation` allows.
     pub async fn read(
         &self,
         offset: Offset,
-        bytes_max: usize,
+        portion: Portion,
         isolation: Isolation,
     ) -> Result<Reading, LogError> {
         let mut reading = Reading {
@@ -115,11 +135,12 @@ impl Partition {
             let readable = entries.take_while(|e| e.header.end_offset() <= until);
             let (mut len, mut from, mut end_offset) = (0, None, offset);
             for entry in readable {
-                let begins = *from.get_or_insert(entry.position);
+                let begins = from.unwrap_or(entry.position);
                 let end = (entry.position - begins) as usize + entry.header.bytes;
-                if len > 0 && end > bytes_max {
+                if !portion.takes(len, end) {
                     break;
                 }
+                from = Some(begins);
                 len = end;
                 end_offset = entry.header.end_offset();
             }
