@@ -35,26 +35,37 @@ pub trait Listener: Send + Sync {
     fn port(&self) -> u16;
 }
 
-/// Durable bytes. Paths are relative, with `/` between folders; folders come with their first file.
+/// Durable bytes. Paths are relative, with `/` between folders. A folder is there from its first file on, until it is
+/// removed; the root is always there.
 ///
 /// After a power loss each unsynced page, length or entry may be there or not, in any combination.
 /// After a failed sync nothing is known about what it was to make durable, and a later sync that
 /// succeeds says nothing about it either.
 #[async_trait]
 pub trait Disk: Send + Sync {
-    /// Opens a file, creating it empty if it is not there.
+    /// Opens a file, creating it empty, with its folders, if it is not there. A folder cannot be opened
+    /// ([`io::ErrorKind::IsADirectory`]), nor what would be within a file ([`io::ErrorKind::NotADirectory`]).
     async fn open(&self, path: &str) -> io::Result<Arc<dyn File>>;
 
     /// The names of the files directly in a folder, sorted; none if there is no such folder.
     async fn list(&self, folder: &str) -> io::Result<Vec<String>>;
 
-    /// Renames a file, replacing what was there.
+    /// The names of the folders directly in a folder, sorted; none if there is no such folder.
+    async fn folders(&self, folder: &str) -> io::Result<Vec<String>>;
+
+    /// Renames a file, replacing the file that was there. Makes no folder: that of `to` is there, or the error is
+    /// [`io::ErrorKind::NotFound`], as it is without a file `from`.
     async fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Removes a file.
+    /// Removes a file. [`io::ErrorKind::NotFound`]: there is none.
     async fn remove(&self, path: &str) -> io::Result<()>;
 
-    /// Makes the entries of a folder durable: what was created, renamed and removed in it.
+    /// Removes a folder. [`io::ErrorKind::DirectoryNotEmpty`]: something is in it; [`io::ErrorKind::NotFound`]: there
+    /// is none. Durable, with the removal of what was in it, once the folder that holds it is synced.
+    async fn remove_folder(&self, folder: &str) -> io::Result<()>;
+
+    /// Makes the entries of a folder durable: what was created, renamed and removed in it; and its own entry in the
+    /// folders that hold it. [`io::ErrorKind::NotFound`]: there is no such folder.
     async fn sync_dir(&self, folder: &str) -> io::Result<()>;
 }
 

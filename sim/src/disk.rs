@@ -3,7 +3,8 @@
 //! Reads see the cache. `sync` moves a file's pages and length to the platter, `sync_dir` the entries
 //! of a directory. A crash of the process loses nothing. At a power loss, in any combination:
 //! each unsynced page is kept, lost, or torn at sector size; an unsynced length is kept or lost; each
-//! unsynced entry (created, renamed, removed) is kept or lost. Operations can fail: reads, writes and
+//! unsynced entry (created, renamed, removed; of files and of directories) is kept or lost. A directory that
+//! is lost takes along what is in it; so does one whose removal is durable. Operations can fail: reads, writes and
 //! syncs with an I/O error, writes that need room with "no space". A failed write may have written a
 //! part. After a failed sync the dirty pages are in doubt: the cache shows them and counts them as clean,
 //! whether or not they reached the platter (as Linux does: "fsyncgate", 2018), so that a later sync
@@ -83,7 +84,8 @@ impl Disks {
         let mut inner = self.lock();
         let seed = inner.seed;
         let volume = inner.volumes.entry(node);
-        body(volume.or_insert_with(|| Volume::new(seed.stream("disk", u64::from(node)))))
+        let stream = |name| seed.stream(name, u64::from(node));
+        body(volume.or_insert_with(|| Volume::new(stream("disk"), stream("disk-folders"))))
     }
 
     pub(crate) fn power_loss(&self, node: NodeIndex) -> Damage {
@@ -114,7 +116,7 @@ impl Disks {
 }
 
 /// The disk of one node, as its running incarnation sees it. Paths are relative and use `/`;
-/// directories exist once something in them was created.
+/// directories are made with the first file in them, and are there until they are removed.
 #[derive(Clone)]
 pub struct Disk {
     host: Host,
@@ -150,7 +152,20 @@ impl Disk {
         self.on_volume(|volume| volume.remove(path))
     }
 
-    /// Makes the entries of a directory durable.
+    /// The names of the directories directly in a directory, in order.
+    pub async fn folders(&self, directory: &str) -> io::Result<Vec<String>> {
+        self.step("disk.folders", directory, 0).await;
+        self.on_volume(|volume| Ok(volume.folders(directory)))
+    }
+
+    /// Removes a directory that is empty. Durable, with the removal of what was in it, after `sync_dir`
+    /// of the one that holds it.
+    pub async fn remove_folder(&self, directory: &str) -> io::Result<()> {
+        self.step("disk.remove-folder", directory, 0).await;
+        self.on_volume(|volume| volume.remove_folder(directory))
+    }
+
+    /// Makes the entries of a directory durable, and its own in those that hold it.
     pub async fn sync_dir(&self, directory: &str) -> io::Result<()> {
         self.step("disk.sync-dir", directory, 0).await;
         self.wait_sync().await;

@@ -33,6 +33,10 @@ mod real_run;
 #[cfg(madsim)]
 mod log;
 
+/// Topics that come and go.
+#[cfg(madsim)]
+mod deletion;
+
 /// Each version of each request is answered.
 #[cfg(madsim)]
 mod versions;

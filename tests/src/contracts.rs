@@ -79,6 +79,8 @@ async fn disk_contract(disk: &dyn Disk) {
     let gone = disk.rename("a/b/file", "a/b/new").await.unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
 
+    folders_contract(disk).await;
+
     host::replace_file(disk, "small", b"one").await.unwrap();
     host::replace_file(disk, "small", b"two!").await.unwrap();
     assert_eq!(
@@ -86,6 +88,64 @@ async fn disk_contract(disk: &dyn Disk) {
         Some(Bytes::from("two!"))
     );
     assert_eq!(host::read_file(disk, "missing").await.unwrap(), None);
+}
+
+/// What `Disk` promises of folders: they are there from their first file on, until they are removed.
+async fn folders_contract(disk: &dyn Disk) {
+    fn refused<T>(result: std::io::Result<T>) -> ErrorKind {
+        result.err().expect("refused").kind()
+    }
+    let none = Vec::<String>::new();
+    disk.sync_dir("").await.expect("the root is always there");
+    for gone in ["never", "never/used", "a/never"] {
+        let synced = disk.sync_dir(gone).await;
+        assert_eq!(refused(synced), ErrorKind::NotFound, "{gone}");
+        let removed = disk.remove_folder(gone).await;
+        assert_eq!(refused(removed), ErrorKind::NotFound, "{gone}");
+        assert_eq!(disk.folders(gone).await.unwrap(), none);
+    }
+    // Asking makes nothing.
+    assert_eq!(disk.folders("").await.unwrap(), ["a"]);
+    assert_eq!(
+        disk.folders("a").await.unwrap(),
+        ["b"],
+        "emptied, and still there"
+    );
+    disk.sync_dir("a/b")
+        .await
+        .expect("emptied, and still there");
+    disk.open("a/c/d/file").await.unwrap();
+    assert_eq!(disk.folders("a").await.unwrap(), ["b", "c"]);
+    assert_eq!(
+        disk.folders("a/c/d").await.unwrap(),
+        none,
+        "folders, not files"
+    );
+    let moved = disk.rename("a/c/d/file", "a/new/file").await;
+    assert_eq!(
+        refused(moved),
+        ErrorKind::NotFound,
+        "a rename makes no folder"
+    );
+    assert_eq!(refused(disk.open("a/c").await), ErrorKind::IsADirectory);
+    let within = disk.open("a/c/d/file/x").await;
+    assert_eq!(refused(within), ErrorKind::NotADirectory);
+    for full in ["a/c/d", "a/c"] {
+        let removed = disk.remove_folder(full).await;
+        assert_eq!(refused(removed), ErrorKind::DirectoryNotEmpty, "{full}");
+    }
+    disk.remove("a/c/d/file").await.unwrap();
+    for emptied in ["a/c/d", "a/c", "a/b"] {
+        disk.remove_folder(emptied).await.unwrap();
+        let synced = disk.sync_dir(emptied).await;
+        assert_eq!(refused(synced), ErrorKind::NotFound, "{emptied}");
+    }
+    disk.sync_dir("a").await.unwrap();
+    assert_eq!(disk.folders("a").await.unwrap(), none);
+    disk.open("a/b/again")
+        .await
+        .expect("a folder can come back");
+    assert_eq!(disk.list("a/b").await.unwrap(), ["again"]);
 }
 
 /// What `Net` promises. `address` is where to listen; port 0 is any.

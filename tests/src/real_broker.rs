@@ -231,6 +231,37 @@ fn one_folder_and_one_port_have_one_broker() {
     );
 }
 
+/// Half of the partitions were never used. The deletion is interrupted again and again.
+#[test]
+fn a_deletion_survives_kills() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut broker = Broker::start(dir.path(), "127.0.0.1:0");
+    on_a_runtime(async {
+        let cluster = broker.cluster(&other);
+        cluster.ensure_topic("t", 60).await.unwrap();
+        let producer = Producer::new(cluster.clone(), ProducerConfig::default()).await;
+        for index in (0..60).step_by(2) {
+            let to = TopicPartition::new("t", PartitionId(index));
+            let sent = producer.send(&to, record(0)).await;
+            sent.await.unwrap();
+        }
+        let deletion = async { cluster.delete_topic("t").await };
+        let kills = async {
+            for kill in 0..5 {
+                tokio::time::sleep(Duration::from_millis(2 * kill)).await;
+                broker.kill();
+                let address = broker.address.clone();
+                broker = Broker::start(dir.path(), &address);
+            }
+        };
+        futures::join!(deletion, kills);
+        assert!(!dir.path().join("log/t").exists(), "nothing is left of it");
+        let cluster = broker.cluster(&other);
+        cluster.ensure_topic("t", 60).await.unwrap();
+        assert_eq!(cluster.end_offset(&topic()).await.unwrap(), Offset(0));
+    });
+}
+
 #[test]
 fn a_damaged_segment_is_named_and_left_alone() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

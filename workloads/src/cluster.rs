@@ -35,12 +35,20 @@ impl Disk for SimDisk {
         self.0.list(folder).await
     }
 
+    async fn folders(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.0.folders(folder).await
+    }
+
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.0.rename(from, to).await
     }
 
     async fn remove(&self, path: &str) -> io::Result<()> {
         self.0.remove(path).await
+    }
+
+    async fn remove_folder(&self, folder: &str) -> io::Result<()> {
+        self.0.remove_folder(folder).await
     }
 
     async fn sync_dir(&self, folder: &str) -> io::Result<()> {

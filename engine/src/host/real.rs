@@ -83,23 +83,11 @@ impl Disk for RealDisk {
     }
 
     async fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        let path = self.root.join(folder);
-        blocking(move || {
-            let entries = match fs::read_dir(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                entries => entries?,
-            };
-            let mut names = Vec::new();
-            for entry in entries {
-                let entry = entry?;
-                if entry.file_type()?.is_file() {
-                    names.push(entry.file_name().to_string_lossy().into_owned());
-                }
-            }
-            names.sort();
-            Ok(names)
-        })
-        .await
+        names(self.root.join(folder), fs::FileType::is_file).await
+    }
+
+    async fn folders(&self, folder: &str) -> io::Result<Vec<String>> {
+        names(self.root.join(folder), fs::FileType::is_dir).await
     }
 
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -110,6 +98,11 @@ impl Disk for RealDisk {
     async fn remove(&self, path: &str) -> io::Result<()> {
         let path = self.root.join(path);
         blocking(move || fs::remove_file(path)).await
+    }
+
+    async fn remove_folder(&self, folder: &str) -> io::Result<()> {
+        let path = self.root.join(folder);
+        blocking(move || fs::remove_dir(path)).await
     }
 
     async fn sync_dir(&self, folder: &str) -> io::Result<()> {
@@ -125,6 +118,26 @@ impl Disk for RealDisk {
         })
         .await
     }
+}
+
+/// The names of what is directly in a folder and of one kind, sorted.
+async fn names(folder: PathBuf, is_one: fn(&fs::FileType) -> bool) -> io::Result<Vec<String>> {
+    blocking(move || {
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if is_one(&entry.file_type()?) {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    })
+    .await
 }
 
 #[async_trait]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`data`] | produce, fetch, offsets by time |
 //! | [`catalog`] | topics, brokers, versions, settings |
+//! | `deletion` | the end of a topic, at all brokers |
 //! | [`transactions`] | the coordinator of transactional ids: decisions, markers, time-outs |
 //! | [`groups`] | the coordinator of groups: members, positions |
 //!
@@ -12,6 +13,7 @@
 
 pub mod catalog;
 pub mod data;
+mod deletion;
 pub mod groups;
 pub mod transactions;
 
@@ -31,7 +33,10 @@ use crate::{
 use futures::{future::BoxFuture, select_biased, FutureExt};
 use kafka_protocol::{error::ResponseError, protocol::Request};
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, Notify},
+    time::Instant,
+};
 
 /// How a broker is set up.
 #[derive(Clone, Debug)]
@@ -106,6 +111,10 @@ pub struct Broker {
     transactions: Mutex<BTreeMap<i32, Arc<transactions::Coordinator>>>,
     groups: Mutex<BTreeMap<i32, Arc<groups::Coordinator>>>,
     producer_ids: Mutex<ProducerIds>,
+    /// Held by who removes deleted topics.
+    deleting: Mutex<()>,
+    /// A deleted topic is still there somewhere.
+    deletion_left: Notify,
     /// Set once, by what makes the broker end.
     fatal: Watched<Option<Arc<LogError>>>,
     peers: Cluster,
@@ -135,6 +144,7 @@ impl Bound {
                 BrokerError::Log(error.expect("is some"))
             }
             error = broker.clone().keep_house().fuse() => error.into(),
+            error = broker.clone().keep_deleting().fuse() => error.into(),
             error = serve.fuse() => error.into(),
         };
         tracing::error!(name: "broker.failed", error = %ended);
@@ -191,6 +201,8 @@ impl Broker {
             transactions: Mutex::default(),
             groups: Mutex::default(),
             producer_ids: Mutex::new(ids),
+            deleting: Mutex::default(),
+            deletion_left: Notify::new(),
             fatal: Watched::new(None),
             peers,
             peer_connections: Mutex::default(),
@@ -201,9 +213,6 @@ impl Broker {
 
     /// Goes on with what a crash has interrupted, then looks for what is overdue, for ever.
     async fn keep_house(self: Arc<Self>) -> LogError {
-        if let Err(error) = self.remove_deleted().await {
-            return error;
-        }
         if let Err(error) = self.resume().await {
             return error;
         }
@@ -332,6 +341,12 @@ impl Broker {
         if let Some(open) = partitions.get(&key) {
             return Ok(open.clone());
         }
+        // It may have been deleted since it was looked up. Who deletes it notes that first, and then waits for this lock.
+        let is_known =
+            is_internal(&key.topic) || self.topics.partitions(&key.topic).await.is_some();
+        if !is_known {
+            return Err(ResponseError::UnknownTopicOrPartition);
+        }
         let disk = self.host.disk.clone();
         let opened = Partition::open(disk, folder_of(&key), self.config.segment_bytes).await;
         let opened = match opened {
@@ -390,8 +405,11 @@ impl Broker {
     }
 }
 
+/// A folder for each topic, with one for each partition that was used.
+const LOG_FOLDER: &str = "log";
+
 fn folder_of(of: &TopicPartition) -> String {
-    format!("log/{}/{}", of.topic, of.partition)
+    format!("{LOG_FOLDER}/{}/{}", of.topic, of.partition)
 }
 
 /// Does something to the disk that must not stop in the middle, even if the connection that asked for it

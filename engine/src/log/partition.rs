@@ -97,6 +97,9 @@ pub enum AppendError {
     /// Only brokers write markers.
     #[error("a control batch")]
     Control,
+    /// Its topic is deleted.
+    #[error("the topic is deleted")]
+    Deleted,
     /// The disk did not take it, and nothing of it is left.
     #[error("not stored: {0}")]
     NotStored(std::io::Error),
@@ -189,7 +192,11 @@ impl Partition {
         mut header: BatchHeader,
         marker: Option<Marker>,
     ) -> Result<Appended, AppendError> {
-        if self.synced.get().failed {
+        let synced = self.synced.get();
+        if synced.closed {
+            return Err(AppendError::Deleted);
+        }
+        if synced.failed {
             return Err(self.gave_up().into());
         }
         header.base_offset = inner.end_offset;
@@ -272,6 +279,10 @@ impl Partition {
             }
             // Segments before the active one were synced when it began.
             if let Err(error) = file.sync().await {
+                // What is deleted meanwhile need not be synced any more.
+                if self.synced.get().closed {
+                    return Ok(());
+                }
                 self.give_up();
                 return Err(LogError::io(&path)(error));
             }
@@ -306,8 +317,10 @@ impl Partition {
         self.inner.lock().await.producers.active()
     }
 
-    /// Ends the partition: its topic is being deleted.
-    pub fn close(&self) {
+    /// Ends the partition: its topic is being deleted. Whoever is appending, or removing old segments, is waited for;
+    /// nobody touches its files from here on, but for those who read an open one.
+    pub async fn close(&self) {
+        let _inner = self.inner.lock().await;
         self.synced.update(|synced| {
             synced.failed = true;
             synced.closed = true;
@@ -376,13 +389,4 @@ impl Inner {
     fn active(&mut self) -> &mut Segment {
         self.segments.last_mut().expect("a partition has a segment")
     }
-}
-
-/// Removes all files of a partition that is not open.
-pub async fn remove_folder(disk: &dyn Disk, folder: &str) -> Result<(), LogError> {
-    for name in disk.list(folder).await.map_err(LogError::io(folder))? {
-        let path = format!("{folder}/{name}");
-        disk.remove(&path).await.map_err(LogError::io(&path))?;
-    }
-    disk.sync_dir(folder).await.map_err(LogError::io(folder))
 }

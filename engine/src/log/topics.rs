@@ -9,7 +9,14 @@ use crate::{
     ids::PartitionId,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        Arc,
+    },
+};
 use tokio::sync::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -18,7 +25,8 @@ pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 /// The log of the coordinators of groups.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
-const FILE: &str = "topics.json";
+/// What a broker knows of topics.
+pub(crate) const TOPICS_FILE: &str = "topics.json";
 
 /// Whether a topic belongs to the brokers themselves.
 pub fn is_internal(topic: &str) -> bool {
@@ -29,6 +37,8 @@ pub fn is_internal(topic: &str) -> bool {
 pub struct Topics {
     disk: Arc<dyn Disk>,
     known: Mutex<Known>,
+    /// How many deletions this broker has been told of since it began.
+    deletions: AtomicU64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -52,14 +62,20 @@ pub enum Created {
 impl Topics {
     /// Reads what this broker knew before.
     pub async fn open(disk: Arc<dyn Disk>) -> io::Result<Topics> {
-        let known = match host::read_file(&*disk, FILE).await? {
+        let known = match host::read_file(&*disk, TOPICS_FILE).await? {
             None => Known::default(),
             Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("{FILE}: {error}"))
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("{TOPICS_FILE}: {error}"),
+                )
             })?,
         };
-        let known = Mutex::new(known);
-        Ok(Topics { disk, known })
+        Ok(Topics {
+            disk,
+            known: Mutex::new(known),
+            deletions: AtomicU64::new(0),
+        })
     }
 
     /// How many partitions a topic has; nothing if it is not known here.
@@ -77,9 +93,29 @@ impl Topics {
             .collect()
     }
 
+    /// How many deletions this broker has been told of: see [`Topics::learn`].
+    pub fn deletions(&self) -> u64 {
+        self.deletions.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of a topic that the first broker was asked about when there had been `deletions`. Returns `false` if
+    /// a topic was deleted since: it may have been this one, and the answer older than that.
+    pub async fn learn(&self, topic: &str, partitions: i32, deletions: u64) -> io::Result<bool> {
+        let mut known = self.known.lock().await;
+        if self.deletions() != deletions {
+            return Ok(false);
+        }
+        self.add_to(&mut known, topic, partitions).await?;
+        Ok(true)
+    }
+
     /// Takes note of a topic, durably before it is used.
     pub async fn add(&self, topic: &str, partitions: i32) -> io::Result<Created> {
         let mut known = self.known.lock().await;
+        self.add_to(&mut known, topic, partitions).await
+    }
+
+    async fn add_to(&self, known: &mut Known, topic: &str, partitions: i32) -> io::Result<Created> {
         if let Some(there) = known.topics.get(topic) {
             return Ok(Created::Exists(*there));
         }
@@ -90,14 +126,15 @@ impl Topics {
         }
         let mut next = known.clone();
         next.topics.insert(topic.to_owned(), partitions);
-        self.replace(&mut known, next).await?;
+        self.replace(known, next).await?;
         Ok(Created::New)
     }
 
     /// Takes note that a topic is deleted, durably before the first of its files goes. It cannot be added
-    /// again before [`Topics::forget`].
+    /// again before [`Topics::forget`]. Returns how many partitions it had; `None` if it is not known here.
     pub async fn delete(&self, topic: &str) -> io::Result<Option<i32>> {
         let mut known = self.known.lock().await;
+        self.deletions.fetch_add(1, Ordering::Relaxed);
         let mut next = known.clone();
         if let Some(partitions) = next.topics.remove(topic) {
             next.deleted.insert(topic.to_owned(), partitions);
@@ -126,7 +163,7 @@ impl Topics {
 
     async fn replace(&self, known: &mut Known, next: Known) -> io::Result<()> {
         let bytes = serde_json::to_vec(&next).map_err(io::Error::other)?;
-        host::replace_file(&*self.disk, FILE, &bytes).await?;
+        host::replace_file(&*self.disk, TOPICS_FILE, &bytes).await?;
         *known = next;
         Ok(())
     }

@@ -41,20 +41,31 @@ enum Entry {
     Created(String, InodeId),
     Renamed(String, String, InodeId),
     Removed(String),
+    Made(String),
+    RemovedFolder(String),
+}
+
+/// The files and directories that there are. The root is always there, and is not named.
+#[derive(Clone, Default)]
+struct Tree {
+    files: BTreeMap<String, InodeId>,
+    folders: BTreeSet<String>,
 }
 
 pub(super) struct Volume {
     inodes: BTreeMap<InodeId, Inode>,
     next: u64,
     /// What programs see.
-    names: BTreeMap<String, InodeId>,
+    seen: Tree,
     /// What a power loss leaves for certain.
-    durable: BTreeMap<String, InodeId>,
+    durable: Tree,
     pending: Vec<Entry>,
     failing: BTreeMap<DiskOp, u64>,
     pub full: bool,
     pub slow: u64,
     draws: Stream,
+    /// What becomes of directories: apart, so that they reshuffle nothing else.
+    folder_draws: Stream,
 }
 
 /// A sync that has begun: what it will make durable.
@@ -66,17 +77,18 @@ pub(super) struct Sync {
 }
 
 impl Volume {
-    pub fn new(draws: Stream) -> Self {
+    pub fn new(draws: Stream, folder_draws: Stream) -> Self {
         Volume {
             inodes: BTreeMap::new(),
             next: 0,
-            names: BTreeMap::new(),
-            durable: BTreeMap::new(),
+            seen: Tree::default(),
+            durable: Tree::default(),
             pending: Vec::new(),
             failing: BTreeMap::new(),
             full: false,
             slow: 1,
             draws,
+            folder_draws,
         }
     }
 
@@ -95,8 +107,14 @@ impl Volume {
     }
 
     pub fn open(&mut self, path: &str) -> io::Result<InodeId> {
-        if let Some(inode) = self.names.get(path) {
+        if let Some(inode) = self.seen.files.get(path) {
             return Ok(*inode);
+        }
+        if self.seen.has_folder(path) {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        if above(path).any(|folder| self.seen.files.contains_key(folder)) {
+            return Err(io::ErrorKind::NotADirectory.into());
         }
         self.check(DiskOp::Write)?;
         if self.full {
@@ -105,46 +123,97 @@ impl Volume {
         let inode = InodeId(self.next);
         self.next += 1;
         self.inodes.insert(inode, Inode::default());
-        self.names.insert(path.to_owned(), inode);
-        self.pending.push(Entry::Created(path.to_owned(), inode));
+        let mut folders: Vec<&str> = above(path).collect();
+        folders.retain(|folder| !self.seen.has_folder(folder));
+        let made = folders
+            .into_iter()
+            .rev()
+            .map(|folder| Entry::Made(folder.to_owned()));
+        let entries = made.chain([Entry::Created(path.to_owned(), inode)]);
+        for entry in entries.collect::<Vec<_>>() {
+            self.change(entry);
+        }
         Ok(inode)
     }
 
     pub fn list(&self, directory: &str) -> Vec<String> {
-        let names = self.names.keys().filter(|path| parent(path) == directory);
-        let prefix = if directory.is_empty() {
-            0
-        } else {
-            directory.len() + 1
-        };
-        names.map(|path| path[prefix..].to_owned()).collect()
+        names_in(self.seen.files.keys(), directory)
+    }
+
+    pub fn folders(&self, directory: &str) -> Vec<String> {
+        names_in(self.seen.folders.iter(), directory)
     }
 
     pub fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         self.check(DiskOp::Write)?;
-        let inode = self.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        self.names.insert(to.to_owned(), inode);
-        self.pending
-            .push(Entry::Renamed(from.to_owned(), to.to_owned(), inode));
+        let inode = self.seen.files.get(from).copied();
+        let inode = inode.ok_or(io::ErrorKind::NotFound)?;
+        if self.seen.has_folder(to) {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        if !self.seen.has_folder(parent(to)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.change(Entry::Renamed(from.to_owned(), to.to_owned(), inode));
         Ok(())
     }
 
     pub fn remove(&mut self, path: &str) -> io::Result<()> {
         self.check(DiskOp::Write)?;
-        self.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
-        self.pending.push(Entry::Removed(path.to_owned()));
+        if self.seen.has_folder(path) {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        if !self.seen.files.contains_key(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.change(Entry::Removed(path.to_owned()));
+        Ok(())
+    }
+
+    pub fn remove_folder(&mut self, folder: &str) -> io::Result<()> {
+        self.check(DiskOp::Write)?;
+        if !self.seen.folders.contains(folder) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if !self.list(folder).is_empty() || !self.folders(folder).is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        self.change(Entry::RemovedFolder(folder.to_owned()));
         Ok(())
     }
 
     pub fn sync_dir(&mut self, directory: &str) -> io::Result<()> {
-        self.check(DiskOp::Sync)?;
-        let (now, later): (Vec<_>, Vec<_>) = (std::mem::take(&mut self.pending).into_iter())
-            .partition(|entry| parent(entry.path()) == directory);
-        self.pending = later;
-        for entry in now {
-            entry.apply(&mut self.durable);
+        if !self.seen.has_folder(directory) {
+            return Err(io::ErrorKind::NotFound.into());
         }
+        self.check(DiskOp::Sync)?;
+        // Its own entry, and those of the directories above it, become durable with it.
+        let own: BTreeSet<&str> = above(directory).chain([directory]).collect();
+        // So does what was done in a directory before it was removed.
+        let gone = (self.pending.iter().enumerate())
+            .filter_map(|(at, entry)| match entry {
+                Entry::RemovedFolder(gone) if parent(gone) == directory => Some((at, gone.clone())),
+                _ => None,
+            })
+            .collect::<Vec<_>>();
+        let mut later = Vec::new();
+        for (at, entry) in std::mem::take(&mut self.pending).into_iter().enumerate() {
+            let path = entry.path();
+            let is_own = matches!(&entry, Entry::Made(folder) if own.contains(folder.as_str()));
+            let is_gone = (gone.iter()).any(|(end, gone)| at < *end && is_below(path, gone));
+            if parent(path) == directory || is_own || is_gone {
+                entry.apply(&mut self.durable);
+            } else {
+                later.push(entry);
+            }
+        }
+        self.pending = later;
         Ok(())
+    }
+
+    fn change(&mut self, entry: Entry) {
+        entry.apply(&mut self.seen);
+        self.pending.push(entry);
     }
 
     pub fn len(&mut self, inode: InodeId) -> io::Result<u64> {
@@ -222,7 +291,7 @@ impl Volume {
 
     /// Whether the first `bytes` of a file would survive a power loss for certain.
     pub fn is_durable(&self, path: &str, bytes: usize) -> bool {
-        let Some(inode) = self.names.get(path) else {
+        let Some(inode) = self.seen.files.get(path) else {
             return false;
         };
         let same = |inode: &Inode| {
@@ -233,14 +302,18 @@ impl Volume {
                     from >= to || inode.platter[from..to] == inode.cache[from..to]
                 })
         };
-        self.durable.get(path) == Some(inode) && self.inodes.get(inode).is_some_and(same)
+        self.durable.files.get(path) == Some(inode) && self.inodes.get(inode).is_some_and(same)
     }
 
     /// Leaves what reached the platter, and shows it to whoever comes next.
     pub fn power_loss(&mut self) -> Damage {
         let mut damage = Damage::default();
         for entry in std::mem::take(&mut self.pending) {
-            if self.draws.chance(500) {
+            let draws = match entry {
+                Entry::Made(_) | Entry::RemovedFolder(_) => &mut self.folder_draws,
+                _ => &mut self.draws,
+            };
+            if draws.chance(500) {
                 entry.apply(&mut self.durable);
             } else {
                 damage.entries_lost += 1;
@@ -249,8 +322,8 @@ impl Volume {
         for inode in self.inodes.values_mut() {
             inode.power_loss(&mut self.draws, &mut damage);
         }
-        self.names = self.durable.clone();
-        let named: BTreeSet<InodeId> = self.names.values().copied().collect();
+        self.seen = self.durable.clone();
+        let named: BTreeSet<InodeId> = self.seen.files.values().copied().collect();
         self.inodes.retain(|inode, _| named.contains(inode));
         damage
     }
@@ -373,27 +446,76 @@ impl Inode {
 impl Entry {
     fn path(&self) -> &str {
         match self {
-            Entry::Created(path, _) | Entry::Renamed(_, path, _) | Entry::Removed(path) => path,
+            Entry::Created(path, _)
+            | Entry::Renamed(_, path, _)
+            | Entry::Removed(path)
+            | Entry::Made(path)
+            | Entry::RemovedFolder(path) => path,
         }
     }
 
-    fn apply(&self, names: &mut BTreeMap<String, InodeId>) {
+    fn apply(&self, tree: &mut Tree) {
         match self {
-            Entry::Created(path, inode) => drop(names.insert(path.clone(), *inode)),
+            Entry::Created(path, inode) => tree.insert(path, *inode),
             Entry::Renamed(from, to, inode) => {
                 // If the creation of `from` was lost, the rename still names the file.
-                if names.get(from) == Some(inode) {
-                    names.remove(from);
+                if tree.files.get(from) == Some(inode) {
+                    tree.files.remove(from);
                 }
-                names.insert(to.clone(), *inode);
+                tree.insert(to, *inode);
             }
-            Entry::Removed(path) => drop(names.remove(path)),
+            Entry::Removed(path) => drop(tree.files.remove(path)),
+            Entry::Made(folder) => {
+                tree.folders.extend(above(folder).map(str::to_owned));
+                tree.folders.insert(folder.clone());
+            }
+            Entry::RemovedFolder(gone) => {
+                tree.files.retain(|path, _| !is_below(path, gone));
+                tree.folders
+                    .retain(|folder| folder != gone && !is_below(folder, gone));
+            }
         }
+    }
+}
+
+impl Tree {
+    fn has_folder(&self, folder: &str) -> bool {
+        folder.is_empty() || self.folders.contains(folder)
+    }
+
+    /// A file that is there is in directories that are.
+    fn insert(&mut self, path: &str, inode: InodeId) {
+        if !self.has_folder(parent(path)) {
+            self.folders.extend(above(path).map(str::to_owned));
+        }
+        self.files.insert(path.to_owned(), inode);
     }
 }
 
 fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+/// The directories that hold `path`, the nearest one first, without the root.
+fn above(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(parent(path)), |folder| Some(parent(folder)))
+        .take_while(|folder| !folder.is_empty())
+}
+
+fn is_below(path: &str, folder: &str) -> bool {
+    (path.strip_prefix(folder)).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// The names of those of `paths` that are directly in a directory.
+fn names_in<'a>(paths: impl Iterator<Item = &'a String>, directory: &str) -> Vec<String> {
+    let prefix = match directory.is_empty() {
+        true => 0,
+        false => directory.len() + 1,
+    };
+    paths
+        .filter(|path| parent(path) == directory)
+        .map(|path| path[prefix..].to_owned())
+        .collect()
 }
 
 #[cfg(test)]
@@ -402,7 +524,8 @@ mod tests {
     use crate::Seed;
 
     fn volume(seed: u64) -> Volume {
-        Volume::new(Seed(seed).stream("disk", 0))
+        let stream = |name| Seed(seed).stream(name, 0);
+        Volume::new(stream("disk"), stream("disk-folders"))
     }
 
     fn sync(volume: &mut Volume, inode: InodeId) -> io::Result<()> {
@@ -462,6 +585,48 @@ mod tests {
             outcomes.insert(volume.list("d"));
         }
         assert_eq!(outcomes.len(), 3, "lost, created, renamed: {outcomes:?}");
+    }
+
+    #[test]
+    fn a_directory_lasts_once_it_or_one_in_it_is_synced() {
+        let mut outcomes = BTreeSet::new();
+        for seed in 0..100 {
+            let mut volume = volume(seed);
+            volume.open("d/e/kept").unwrap();
+            volume.sync_dir("d/e").unwrap();
+            volume.open("d/new/f").unwrap();
+            volume.open("d/lost/f").unwrap();
+            volume.remove("d/lost/f").unwrap();
+            volume.remove_folder("d/lost").unwrap();
+            volume.power_loss();
+            assert_eq!(volume.list("d/e"), ["kept"]);
+            outcomes.insert((volume.folders("d"), volume.list("d/new")));
+            let synced = volume.sync_dir("d/new").map_err(|error| error.kind());
+            let is_there = volume.folders("d").contains(&"new".to_owned());
+            assert_eq!(synced.is_ok(), is_there);
+        }
+        let new = |files: &[&str]| {
+            let files: Vec<String> = files.iter().map(|file| (*file).to_owned()).collect();
+            (vec!["e".to_owned(), "new".to_owned()], files)
+        };
+        assert!(outcomes.contains(&(vec!["e".to_owned()], vec![])));
+        assert!(outcomes.contains(&new(&[])), "made, and nothing in it");
+        assert!(outcomes.contains(&new(&["f"])), "{outcomes:?}");
+    }
+
+    #[test]
+    fn what_was_in_a_removed_directory_goes_with_it() {
+        for seed in 0..50 {
+            let mut volume = volume(seed);
+            volume.open("d/e/old").unwrap();
+            volume.sync_dir("d/e").unwrap();
+            volume.remove("d/e/old").unwrap();
+            volume.remove_folder("d/e").unwrap();
+            volume.open("d/e/new").unwrap();
+            volume.sync_dir("d").unwrap();
+            volume.power_loss();
+            assert!(!volume.list("d/e").contains(&"old".to_owned()));
+        }
     }
 
     #[test]

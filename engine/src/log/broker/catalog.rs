@@ -1,12 +1,11 @@
 //! What there is: topics, brokers, versions, settings.
 
-use super::{folder_of, is_internal, to_its_end, Broker};
+use super::{deletion::Deleted, is_internal, to_its_end, Broker};
 use crate::{
     ids::PartitionId,
     log::{
-        partition,
+        cluster::name,
         topics::{self, Created},
-        LogError, TopicPartition,
     },
     wire,
 };
@@ -50,18 +49,19 @@ impl Broker {
         if self.config.id.0 == 0 {
             return Err(ResponseError::UnknownTopicOrPartition);
         }
+        let deletions = self.topics.deletions();
         let asked = self
             .peers
             .partitions_of(&self.config.brokers[0], topic)
             .await;
-        match asked.map_err(|_| ResponseError::LeaderNotAvailable)? {
-            None => Err(ResponseError::UnknownTopicOrPartition),
-            Some(count) => {
-                let added = self.add_topic(topic, count).await;
-                added
-                    .map(|_| count)
-                    .map_err(|_| ResponseError::KafkaStorageError)
-            }
+        let count = asked.map_err(|_| ResponseError::LeaderNotAvailable)?;
+        let count = count.ok_or(ResponseError::UnknownTopicOrPartition)?;
+        let (broker, topic) = (self.clone(), topic.to_owned());
+        let learnt = to_its_end(async move { broker.topics.learn(&topic, count, deletions).await });
+        match learnt.await {
+            Ok(true) => Ok(count),
+            Ok(false) => Err(ResponseError::LeaderNotAvailable),
+            Err(_) => Err(ResponseError::KafkaStorageError),
         }
     }
 
@@ -213,7 +213,8 @@ impl Broker {
         }
     }
 
-    /// Deletes topics: the first broker decides, after all others have removed what they have of it.
+    /// Deletes topics: the first broker decides, then all remove what they have of it. If one of them is away, the
+    /// answer is that it takes longer; it goes on nonetheless.
     pub async fn delete_topics(
         self: &Arc<Self>,
         request: DeleteTopicsRequest,
@@ -236,59 +237,34 @@ impl Broker {
         name: &TopicName,
         from_peer: bool,
     ) -> Result<(), ResponseError> {
-        let request = |timeout| {
-            DeleteTopicsRequest::default()
-                .with_topic_names(vec![name.clone()])
-                .with_timeout_ms(timeout)
-        };
+        if is_internal(name) {
+            return Err(ResponseError::InvalidTopicException);
+        }
         if !from_peer && self.config.id.0 != 0 {
-            let answer = self
-                .ask(0, &request(FROM_USER_MS), DELETE_TOPICS_VERSION)
-                .await;
+            let request = delete_request(name, FROM_USER_MS);
+            let answer = self.ask(0, &request, DELETE_TOPICS_VERSION).await;
             return first_error(answer.ok());
         }
-        if !from_peer {
-            self.partition_count(name).await?;
-            for peer in 1..self.config.brokers.len() {
-                let answer = self
-                    .ask(peer, &request(FROM_PEER_MS), DELETE_TOPICS_VERSION)
-                    .await;
-                first_error(answer.ok())?;
+        let (broker, topic) = (self.clone(), name.to_string());
+        let deleted = to_its_end(async move { broker.delete_here(&topic).await });
+        match deleted.await {
+            Ok(Deleted::Gone) => Ok(()),
+            // A broker that has never heard of it has nothing to remove.
+            Ok(Deleted::Unknown) if from_peer => Ok(()),
+            Ok(Deleted::Unknown) => Err(ResponseError::UnknownTopicOrPartition),
+            Ok(Deleted::Later) => Err(ResponseError::RequestTimedOut),
+            Err(error) => {
+                self.fail(error);
+                Err(ResponseError::KafkaStorageError)
             }
         }
-        let (broker, name) = (self.clone(), name.to_string());
-        let deleted = to_its_end(async move {
-            broker
-                .topics
-                .delete(&name)
-                .await
-                .map_err(LogError::io("topics.json"))?;
-            broker.remove_deleted().await
-        });
-        deleted.await.map_err(|error| {
-            self.fail(error);
-            ResponseError::KafkaStorageError
-        })
     }
 
-    /// Removes the files of deleted topics.
-    pub(super) async fn remove_deleted(self: &Arc<Self>) -> Result<(), LogError> {
-        for (topic, count) in self.topics.deleted().await {
-            for index in 0..count {
-                let key = TopicPartition::new(&topic, PartitionId(index));
-                if let Some(open) = self.partitions.lock().await.remove(&key) {
-                    open.close();
-                }
-                if self.is_here(&key) {
-                    partition::remove_folder(&*self.host.disk, &folder_of(&key)).await?;
-                }
-            }
-            self.topics
-                .forget(&topic)
-                .await
-                .map_err(LogError::io("topics.json"))?;
-        }
-        Ok(())
+    /// Has another broker remove what it has of a topic.
+    pub(super) async fn delete_at(&self, peer: usize, topic: &str) -> Result<(), ResponseError> {
+        let request = delete_request(&name(topic), FROM_PEER_MS);
+        let answer = self.ask(peer, &request, DELETE_TOPICS_VERSION).await;
+        first_error(answer.ok())
     }
 
     /// All brokers of the cluster (KIP-700).
@@ -352,6 +328,12 @@ const DELETE_TOPICS_VERSION: i16 = 5;
 const FROM_USER_MS: i32 = 5000;
 /// A broker that deletes a topic at another one says so with this time-out, which no user has.
 const FROM_PEER_MS: i32 = i32::MIN;
+
+fn delete_request(topic: &TopicName, timeout_ms: i32) -> DeleteTopicsRequest {
+    DeleteTopicsRequest::default()
+        .with_topic_names(vec![topic.clone()])
+        .with_timeout_ms(timeout_ms)
+}
 
 fn first_error(answer: Option<DeleteTopicsResponse>) -> Result<(), ResponseError> {
     let answer = answer.ok_or(ResponseError::RequestTimedOut)?;

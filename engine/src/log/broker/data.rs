@@ -117,6 +117,7 @@ impl Broker {
                 Err(AppendError::UnknownProducer) => return Err(ResponseError::UnknownProducerId),
                 Err(AppendError::Fenced) => return Err(ResponseError::InvalidProducerEpoch),
                 Err(AppendError::NotTransactional) => return Err(ResponseError::InvalidTxnState),
+                Err(AppendError::Deleted) => return Err(ResponseError::UnknownTopicOrPartition),
                 Err(AppendError::NotStored(_)) => return Err(ResponseError::KafkaStorageError),
                 Err(AppendError::Log(error)) => {
                     self.fail(error);

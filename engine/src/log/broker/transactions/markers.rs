@@ -183,6 +183,7 @@ impl Broker {
         let appended = match appended.await {
             Ok(appended) => appended,
             Err(AppendError::Fenced) => return Err(ResponseError::InvalidProducerEpoch),
+            Err(AppendError::Deleted) => return Err(ResponseError::UnknownTopicOrPartition),
             Err(AppendError::Log(error)) => {
                 self.fail(error);
                 return Err(ResponseError::KafkaStorageError);

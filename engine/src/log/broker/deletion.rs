@@ -1,0 +1,134 @@
+//! The end of a topic: noted durably, then carried out, by all brokers, however often they are interrupted.
+//!
+//! The first broker notes it before any other removes anything: it says from then on that there is no such topic, so
+//! that nobody learns of it again. The name is free once all have removed what they had.
+
+use super::{Broker, LOG_FOLDER};
+use crate::{
+    host::Disk,
+    log::{cluster::BACKOFF, topics::TOPICS_FILE, LogError},
+};
+use futures::{future::BoxFuture, FutureExt};
+use std::{io, sync::Arc};
+
+/// What became of a topic that was to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deleted {
+    /// It is not known here.
+    Unknown,
+    /// Nothing is left of it.
+    Gone,
+    /// It is deleted; a broker that is away will remove what it has of it.
+    Later,
+}
+
+impl Broker {
+    /// Deletes a topic here and, if this is the first broker, everywhere.
+    pub(super) async fn delete_here(self: &Arc<Self>, topic: &str) -> Result<Deleted, LogError> {
+        let known = self.topics.delete(topic).await;
+        if known.map_err(LogError::io(TOPICS_FILE))?.is_none() {
+            return Ok(Deleted::Unknown);
+        }
+        self.remove_deleted().await?;
+        let mut left = self.topics.deleted().await.into_iter();
+        Ok(match left.any(|(left, _)| left == topic) {
+            false => Deleted::Gone,
+            true => {
+                self.deletion_left.notify_one();
+                Deleted::Later
+            }
+        })
+    }
+
+    /// Goes on with what a crash, or a broker that was away, has left of deleted topics, for ever.
+    pub(super) async fn keep_deleting(self: Arc<Self>) -> LogError {
+        loop {
+            match self.remove_deleted().await {
+                Err(error) => return error,
+                Ok(true) => self.deletion_left.notified().await,
+                Ok(false) => tokio::time::sleep(BACKOFF).await,
+            }
+        }
+    }
+
+    /// Removes what deleted topics have left; one at a time does it. Returns whether all of it is gone.
+    async fn remove_deleted(self: &Arc<Self>) -> Result<bool, LogError> {
+        let _turn = self.deleting.lock().await;
+        let mut all_gone = true;
+        for (topic, _) in self.topics.deleted().await {
+            match self.remove_at_others(&topic).await {
+                true => self.remove_topic(&topic).await?,
+                false => all_gone = false,
+            }
+        }
+        Ok(all_gone)
+    }
+
+    /// Whether all brokers that this one decides for have removed what they had of a topic.
+    async fn remove_at_others(&self, topic: &str) -> bool {
+        let others = match self.config.id.0 {
+            0 => 1..self.config.brokers.len(),
+            _ => 0..0,
+        };
+        for other in others {
+            if let Err(error) = self.delete_at(other, topic).await {
+                tracing::info!(name: "broker.deletion-waits", topic, other, %error);
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn remove_topic(self: &Arc<Self>, topic: &str) -> Result<(), LogError> {
+        let mut closing = Vec::new();
+        // No partition of it is opened after this: see `open_partition`.
+        self.partitions.lock().await.retain(|key, open| {
+            let is_left = key.topic != topic;
+            if !is_left {
+                closing.push(open.clone());
+            }
+            is_left
+        });
+        for open in closing {
+            open.close().await;
+        }
+        let disk = &*self.host.disk;
+        remove_tree(disk, format!("{LOG_FOLDER}/{topic}")).await?;
+        match disk.sync_dir(LOG_FOLDER).await {
+            // Nothing was ever written here.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            synced => synced.map_err(LogError::io(LOG_FOLDER))?,
+        }
+        let forgotten = self.topics.forget(topic).await;
+        forgotten.map_err(LogError::io(TOPICS_FILE))?;
+        tracing::info!(name: "broker.topic-removed", topic);
+        Ok(())
+    }
+}
+
+/// Removes a folder and what is in it, if it is there. What is neither file nor folder stays, and is named.
+fn remove_tree(disk: &dyn Disk, folder: String) -> BoxFuture<'_, Result<(), LogError>> {
+    async move {
+        let folders = disk.folders(&folder).await;
+        for name in folders.map_err(LogError::io(&folder))? {
+            remove_tree(disk, format!("{folder}/{name}")).await?;
+        }
+        for name in disk.list(&folder).await.map_err(LogError::io(&folder))? {
+            let path = format!("{folder}/{name}");
+            disk.remove(&path).await.map_err(LogError::io(&path))?;
+        }
+        match disk.remove_folder(&folder).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                tracing::warn!(
+                    name: "broker.folder-left",
+                    folder,
+                    "a deleted topic's folder holds what this broker has not put there; it is left alone"
+                );
+                Ok(())
+            }
+            removed => removed.map_err(LogError::io(&folder)),
+        }
+    }
+    .boxed()
+}
