@@ -44,6 +44,8 @@ pub enum Kind {
     Disagreed,
     /// Something of an incarnation took effect after its successor had taken over.
     Unfenced,
+    /// An incarnation was refused as if it had a successor, and it has none.
+    Misfenced,
     /// What is declared as stable is not, or does not become so.
     Unstable,
     /// Something was acknowledged before it was durable.
@@ -74,7 +76,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 25] = [
+    pub const ALL: [Kind; 26] = [
         Kind::Lost,
         Kind::Duplicated,
         Kind::Torn,
@@ -87,6 +89,7 @@ impl Kind {
         Kind::Ungrammatical,
         Kind::Disagreed,
         Kind::Unfenced,
+        Kind::Misfenced,
         Kind::Unstable,
         Kind::Unsynced,
         Kind::Mismatched,
@@ -117,6 +120,7 @@ impl Kind {
             Kind::Ungrammatical => "ungrammatical",
             Kind::Disagreed => "disagreed",
             Kind::Unfenced => "unfenced",
+            Kind::Misfenced => "misfenced",
             Kind::Unstable => "unstable",
             Kind::Unsynced => "unsynced",
             Kind::Mismatched => "mismatched",

@@ -24,4 +24,7 @@ fn each_command_has_its_effect_once() {
     for name in MOVES {
         assert!(count(name) > 0, "{name} has never happened");
     }
+    for (name, count) in &campaign.moves {
+        assert!(*count > 0, "{name} has never happened");
+    }
 }

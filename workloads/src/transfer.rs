@@ -9,11 +9,13 @@
 //! | [`worker`] | consumes, transforms and produces in transactions, in a group with others |
 //! | [`reader`] | reads committed entries all the time |
 //! | [`ghost`] | watches what the brokers say, as they say it |
+//! | [`fences`] | who is told that it is fenced has a successor |
 //! | [`scan`] | the log itself: transactions and their markers, as they stand in it |
 //! | [`judge`] | final reads, and one ledger for each claim |
 //! | [`workload`] | three brokers, three workers, two tellers, two readers |
 
 pub mod command;
+pub mod fences;
 pub mod ghost;
 pub mod judge;
 pub mod reader;

@@ -361,7 +361,8 @@ impl Lane {
     }
 
     fn end(mut self, why: &str) {
-        tracing::info!(name: "producer.ended", to = %self.to, why);
+        let (producer, epoch) = (self.id.0, self.epoch.0);
+        tracing::info!(name: "producer.ended", to = %self.to, producer, epoch, why);
         self.give_up(why);
     }
 }

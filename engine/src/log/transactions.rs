@@ -160,15 +160,22 @@ impl Transactional {
         })
     }
 
-    /// Whether `who` may speak for it.
+    /// Whether `who` may speak for it. "Fenced" is final; who may come again is told that its epoch is over (KIP-588).
     fn check(&self, who: (ProducerId, ProducerEpoch)) -> Result<(), ResponseError> {
         if self.producer != who.0 {
             return Err(ResponseError::InvalidProducerIdMapping);
         }
-        if self.epoch != who.1 {
-            return Err(ResponseError::ProducerFenced);
+        match who.1 {
+            epoch if epoch == self.epoch => Ok(()),
+            epoch if Some(epoch) == self.previous_epoch => Err(ResponseError::InvalidProducerEpoch),
+            _ => Err(ResponseError::ProducerFenced),
         }
-        Ok(())
+    }
+
+    /// Whether a transaction of `who` was aborted, with nobody who has taken over: its time was over.
+    fn has_timed_out(&self, who: (ProducerId, ProducerEpoch)) -> bool {
+        let is_aborted = matches!(self.state, State::PrepareAbort | State::CompleteAbort);
+        is_aborted && self.producer == who.0 && self.previous_epoch == Some(who.1)
     }
 
     fn next(&self, state: State, now_ms: i64) -> Self {
@@ -353,6 +360,10 @@ pub fn end(
         }
         _ => {}
     }
+    // In the first version the epoch was raised by nothing else.
+    if version == TransactionVersion::V1 && known.has_timed_out(who) {
+        return Err(ResponseError::InvalidTxnState);
+    }
     known.check(who)?;
     match (known.state, version, outcome) {
         (State::Ongoing, _, _) => {}
@@ -494,12 +505,26 @@ mod tests {
         assert_eq!(aborted.epoch, ProducerEpoch(4));
         let me = Some(who(&open));
         assert_eq!(init(Some(&aborted), me, 1000, 2000, None), Ok(Init::Same));
+        let add_to = |known| add(Some(known), who(&open), &partitions(), 2000);
+        assert_eq!(add_to(&aborted), Err(ResponseError::InvalidProducerEpoch));
+        for version in [TransactionVersion::V1, TransactionVersion::V2] {
+            let late = end(
+                Some(&aborted),
+                who(&open),
+                Outcome::Commit,
+                version,
+                40,
+                None,
+            );
+            assert_eq!(late, Err(ResponseError::InvalidTxnState), "{version:?}");
+        }
         let Ok(Init::Fence(taken)) = init(Some(&open), None, 1000, 20, None) else {
             panic!("a new instance fences")
         };
         let taken = taken.complete(30).unwrap();
         let late = init(Some(&taken), me, 1000, 2000, None);
         assert_eq!(late, Err(ResponseError::ProducerFenced));
+        assert_eq!(add_to(&taken), Err(ResponseError::ProducerFenced));
         let late = end(
             Some(&taken),
             who(&open),

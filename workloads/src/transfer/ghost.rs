@@ -1,6 +1,7 @@
 //! The ghost watches what the brokers say, and finds a broken claim at the event that breaks it. It asks the
 //! world what a broker cannot know: whether what it has acknowledged would survive a power loss.
 
+use super::fences::Fences;
 use sim::{Kind, Said, World};
 use std::{
     collections::BTreeMap,
@@ -35,6 +36,7 @@ struct Seen {
     given: BTreeMap<(String, i64), i64>,
     /// How often a transaction has made a move.
     moves: u64,
+    fences: Fences,
 }
 
 /// The end of a transaction was decided.
@@ -54,6 +56,8 @@ pub struct Testimony {
     pub compared: u64,
     /// How transactions ended.
     pub decided: BTreeMap<Number, Decided>,
+    /// What became of producers, and how often.
+    pub moves: BTreeMap<&'static str, u64>,
 }
 
 /// More findings of a run than this say nothing new.
@@ -73,6 +77,16 @@ impl Ghost {
             found: seen.found.clone(),
             compared: seen.compared,
             decided: seen.decided.clone(),
+            moves: seen.fences.moves.clone(),
+        }
+    }
+
+    /// Somebody is told that another instance has a transactional id; see [`Fences::told`].
+    pub fn told_fenced(&self, who: &str, id: &str, had: Option<(i64, i64)>, why: &str) {
+        let mut seen = self.0.lock().expect("the ghost");
+        seen.compared += 1;
+        if let Some((kind, what)) = seen.fences.told(who, id, had, why) {
+            seen.found(kind, what);
         }
     }
 
@@ -93,6 +107,9 @@ impl Seen {
         let num = |key| said.num(key).unwrap_or(-1);
         let text = |key| said.text(key).unwrap_or("?").to_owned();
         self.moves += u64::from(said.name.starts_with("transaction."));
+        if let Some((kind, what)) = self.fences.hear(said) {
+            self.found(kind, what);
+        }
         match said.name {
             "log.opened" | "log.synced" => {
                 let bounds = (num("end_offset"), num("stable"));

@@ -78,6 +78,9 @@ impl Evidence {
             closed,
             outcomes,
         };
+        let moves = found.testimony.moves.iter();
+        let moves = moves.map(|(name, count)| ((*name).to_owned(), *count));
+        let moves = moves.collect();
         let commits = found
             .outcomes
             .values()
@@ -96,6 +99,7 @@ impl Evidence {
         Findings {
             ledgers,
             commits: commits as u64,
+            moves,
             ..Findings::default()
         }
     }

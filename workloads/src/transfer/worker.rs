@@ -4,6 +4,7 @@
 
 use super::{
     command::Command,
+    ghost::Ghost,
     settings::{Settings, RECORD_BYTES_MAX},
     COMMANDS, ENTRIES,
 };
@@ -53,7 +54,7 @@ const READ_WAIT: Duration = Duration::from_millis(40);
 pub async fn run(
     node: sim::Host,
     brokers: Vec<String>,
-    attempts: Attempts,
+    (attempts, ghost): (Attempts, Ghost),
     settings: Settings,
     seed: Seed,
 ) {
@@ -78,6 +79,7 @@ pub async fn run(
         moods: seed.stream("moods", xxhash_rust::xxh3::xxh3_64(key.as_bytes())),
         cluster,
         attempts,
+        ghost,
         settings,
         name: key,
         id: node.name().to_owned(),
@@ -86,7 +88,13 @@ pub async fn run(
     loop {
         let config = worker.settings.transactional(&worker.id);
         let producer = TransactionalProducer::new(worker.cluster.clone(), config).await;
-        let Ok(mut producer) = producer else { continue };
+        let mut producer = match producer {
+            Ok(producer) => producer,
+            Err(error) => {
+                worker.hear_of(None, &error);
+                continue;
+            }
+        };
         while worker.take_part(&mut producer).await {}
     }
 }
@@ -95,6 +103,7 @@ struct Worker {
     cluster: Cluster,
     member: Member,
     attempts: Attempts,
+    ghost: Ghost,
     settings: Settings,
     moods: sim::seed::Stream,
     name: String,
@@ -135,10 +144,21 @@ impl Worker {
                 Ok(Ended::Committed) => {}
                 // What was consumed is consumed again: from where the group is.
                 Ok(Ended::Aborted) => return true,
-                Err(_) => return false,
+                Err(error) => {
+                    self.hear_of(Some(producer.identity()), &error);
+                    return false;
+                }
             }
         }
         true
+    }
+
+    /// An error says that another instance has taken over; it has had this epoch before, if it has had one.
+    fn hear_of(&self, had: Option<(ProducerId, ProducerEpoch)>, error: &TransactionError) {
+        if let TransactionError::Fenced(why) = error {
+            let had = had.map(|(producer, epoch)| (producer.0, epoch.0.into()));
+            self.ghost.told_fenced(&self.name, &self.id, had, why);
+        }
     }
 
     /// The commands of the next transaction.

@@ -1,6 +1,7 @@
 //! The workload: three brokers, three workers in a group, two tellers and two readers.
 
 use super::{
+    fences,
     ghost::Ghost,
     judge::{self, Evidence},
     reader::{self, Readings},
@@ -121,6 +122,10 @@ impl Workload for TransferWorkload {
         smaller.map(|settings| settings.to_params()).collect()
     }
 
+    fn moves(&self) -> Vec<String> {
+        fences::MOVES.map(str::to_owned).to_vec()
+    }
+
     fn build(&self, world: &World, plan: &Plan) -> Box<dyn Scenario> {
         let settings = Settings::of(&plan.params).expect("the plan was checked");
         let ghost = Ghost::default();
@@ -135,10 +140,14 @@ impl Workload for TransferWorkload {
         }
         let attempts = Attempts::default();
         for id in 0..WORKERS {
-            let (attempts, settings, seed) = (attempts.clone(), settings.clone(), plan.seed);
+            let (tells, settings, seed) = (
+                (attempts.clone(), ghost.clone()),
+                settings.clone(),
+                plan.seed,
+            );
             world.node(&format!("worker-{id}"), move |node| {
-                let (attempts, settings) = (attempts.clone(), settings.clone());
-                worker::run(node, broker_addresses(), attempts, settings, seed)
+                let (tells, settings) = (tells.clone(), settings.clone());
+                worker::run(node, broker_addresses(), tells, settings, seed)
             });
         }
         let till = Till::new(plan.seed, &settings);

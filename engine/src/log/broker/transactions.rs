@@ -86,6 +86,36 @@ impl Drop for Claim {
     }
 }
 
+/// What a decision is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// An instance begins that says of no epoch that it had it: whoever has the id is fenced.
+    TakeOver,
+    /// Who has the id takes its next epoch (KIP-360).
+    Renewal,
+    /// Partitions are added to a transaction.
+    Adding,
+    /// A transaction is ended by its producer.
+    End,
+    /// All markers of a transaction are durable.
+    Completion,
+    /// Time has passed.
+    Clock,
+}
+
+impl Cause {
+    fn name(self) -> &'static str {
+        match self {
+            Cause::TakeOver => "take-over",
+            Cause::Renewal => "renewal",
+            Cause::Adding => "adding",
+            Cause::End => "end",
+            Cause::Completion => "completion",
+            Cause::Clock => "clock",
+        }
+    }
+}
+
 /// What a decision comes to.
 enum Step {
     /// This is to become true; nothing: the id is to be forgotten.
@@ -184,6 +214,7 @@ impl Broker {
         self: &Arc<Self>,
         coordinator: &Arc<Coordinator>,
         id: &str,
+        cause: Cause,
         decide: impl FnOnce(Option<&Transactional>, i64) -> Result<Step, ResponseError> + Send + 'static,
     ) -> Result<Option<Transactional>, ResponseError> {
         let (broker, coordinator, id) = (self.clone(), coordinator.clone(), id.to_owned());
@@ -195,6 +226,7 @@ impl Broker {
                 Step::Stay => return Ok(known),
                 Step::Become(next) => next,
             };
+            say_raised(&id, cause, known.as_ref(), next.as_ref());
             let record = NewRecord {
                 key: Some(id.clone().into()),
                 value: next
@@ -280,18 +312,25 @@ impl Broker {
             return Err(ResponseError::InvalidTransactionTimeout);
         }
         let coordinator = self.coordinator_for(id).await?;
+        let cause = match claim {
+            None => Cause::TakeOver,
+            Some(_) => Cause::Renewal,
+        };
         let mut fresh = None;
         loop {
             let with = fresh;
-            let settled = self.settle(
-                &coordinator,
-                id,
-                move |known, now| match transactions::init(known, claim, timeout_ms, now, with)? {
-                    Init::Become(next) | Init::Fence(next) => Ok(Step::Become(Some(next))),
-                    Init::Same => Ok(Step::Stay),
-                    Init::NeedsProducer => Err(NEEDS_PRODUCER),
-                },
-            );
+            let settled =
+                self.settle(
+                    &coordinator,
+                    id,
+                    cause,
+                    move |known, now| match transactions::init(known, claim, timeout_ms, now, with)?
+                    {
+                        Init::Become(next) | Init::Fence(next) => Ok(Step::Become(Some(next))),
+                        Init::Same => Ok(Step::Stay),
+                        Init::NeedsProducer => Err(NEEDS_PRODUCER),
+                    },
+                );
             let known = match settled.await {
                 Err(NEEDS_PRODUCER) if fresh.is_none() => {
                     fresh = Some(self.fresh_producer().await?);
@@ -359,13 +398,19 @@ impl Broker {
         let mut fresh = None;
         loop {
             let with = fresh;
-            let settled = self.settle(&coordinator, id, move |known, now| match transactions::end(
-                known, who, outcome, version, now, with,
-            )? {
-                End::Become(next) => Ok(Step::Become(Some(next))),
-                End::Same => Ok(Step::Stay),
-                End::NeedsProducer => Err(NEEDS_PRODUCER),
-            });
+            let settled =
+                self.settle(
+                    &coordinator,
+                    id,
+                    Cause::End,
+                    move |known, now| match transactions::end(
+                        known, who, outcome, version, now, with,
+                    )? {
+                        End::Become(next) => Ok(Step::Become(Some(next))),
+                        End::Same => Ok(Step::Stay),
+                        End::NeedsProducer => Err(NEEDS_PRODUCER),
+                    },
+                );
             match settled.await {
                 Err(NEEDS_PRODUCER) if fresh.is_none() => {
                     fresh = Some(self.fresh_producer().await?);
@@ -396,7 +441,7 @@ impl Broker {
                 overdue.collect()
             });
             for (id, late) in overdue {
-                let settled = self.settle(&coordinator, &id, move |known, now| {
+                let settled = self.settle(&coordinator, &id, Cause::Clock, move |known, now| {
                     if known.is_some_and(is_unused) {
                         return Ok(Step::Become(None));
                     }
@@ -413,6 +458,21 @@ impl Broker {
 
 /// Says within the coordinator that a decision needs a producer id first; nobody else is told.
 const NEEDS_PRODUCER: ResponseError = ResponseError::UnknownProducerId;
+
+/// Says that an epoch goes up, and what for: before that is durable, and so before anybody can be fenced by it.
+fn say_raised(id: &str, by: Cause, known: Option<&Transactional>, next: Option<&Transactional>) {
+    let Some(next) = next else { return };
+    let before = known.map(|known| (known.producer, known.epoch));
+    if before != Some((next.producer, next.epoch)) {
+        tracing::debug!(
+            name: "transaction.epoch-raised",
+            id,
+            producer = next.producer.0,
+            epoch = next.epoch.0,
+            by = by.name()
+        );
+    }
+}
 
 /// Says what was decided, once it is durable.
 fn tell(id: &str, next: &Transactional) {

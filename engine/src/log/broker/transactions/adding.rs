@@ -1,6 +1,6 @@
 //! What belongs to a transaction: partitions and positions are added, and leaders ask whether they were.
 
-use super::{Step, ADD_PARTITIONS_VERSION, JOIN_PAUSE, JOIN_TRIES};
+use super::{Cause, Step, ADD_PARTITIONS_VERSION, JOIN_PAUSE, JOIN_TRIES};
 use crate::{
     ids::{PartitionId, ProducerEpoch, ProducerId},
     log::{
@@ -93,7 +93,7 @@ impl Broker {
             }
             return Ok(());
         }
-        let settled = self.settle(&coordinator, id, move |known, now| {
+        let settled = self.settle(&coordinator, id, Cause::Adding, move |known, now| {
             let next = transactions::add(known, who, &partitions, now)?;
             Ok(next.map_or(Step::Stay, |next| Step::Become(Some(next))))
         });

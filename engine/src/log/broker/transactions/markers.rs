@@ -1,6 +1,6 @@
 //! The end of a transaction: markers from its coordinator to the leaders of its partitions.
 
-use super::{Coordinator, Step, JOIN_PAUSE};
+use super::{Cause, Coordinator, Step, JOIN_PAUSE};
 use crate::{
     ids::{PartitionId, ProducerEpoch, ProducerId},
     log::{
@@ -56,7 +56,7 @@ impl Broker {
         });
         join_all(sends).await;
         loop {
-            let completed = self.settle(coordinator, id, move |known, now| {
+            let completed = self.settle(coordinator, id, Cause::Completion, move |known, now| {
                 // Somebody else may have completed it, and another transaction may have begun.
                 let still = known.filter(|known| known.marker() == Some(marker));
                 let next = still.and_then(|known| known.complete(now));
