@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Brings what the tests with other people's clients need into a folder, unless it is there: install.sh DIR
-#   DIR/venv   Python with librdkafka's binding
-#   DIR/libs   the jars of Apache Kafka and of its Java client
+#   DIR/venv     Python with librdkafka's binding
+#   DIR/libs     the jars of Apache Kafka, its tools, its Java client and Kafka Streams
+#   DIR/flink    the jars of Flink, and of its connector with the Java client that it wants
+#   DIR/classes  the programs over them, compiled
 # and, from Debian's packages, whatever is missing of Java, Maven, Python's venv and kcat.
 set -euo pipefail
 mkdir -p "$1"
@@ -11,7 +13,7 @@ exec 9> "$dir/lock"
 flock 9
 
 packages=()
-command -v java > /dev/null || packages+=(openjdk-17-jdk-headless)
+command -v javac > /dev/null || packages+=(openjdk-17-jdk-headless)
 command -v mvn > /dev/null || packages+=(maven)
 command -v kcat > /dev/null || packages+=(kcat)
 python3 -c 'import venv, ensurepip' 2> /dev/null || packages+=(python3-venv)
@@ -29,8 +31,26 @@ if [ "$(cat "$dir/venv/what" 2> /dev/null)" != "$librdkafka" ]; then
   echo "$librdkafka" > "$dir/venv/what"
 fi
 
-if ! cmp -s "$here/pom.xml" "$dir/libs/pom.xml"; then
-  rm -rf "$dir/libs"
-  mvn -B -q -f "$here/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$dir/libs"
-  cp "$here/pom.xml" "$dir/libs/pom.xml"
-fi
+jars() { # POM DIR
+  if ! cmp -s "$1" "$2/pom.xml"; then
+    rm -rf "$2" "$dir/classes"
+    mvn -B -q -f "$1" dependency:copy-dependencies "-DoutputDirectory=$2"
+    cp "$1" "$2/pom.xml"
+  fi
+}
+jars "$here/pom.xml" "$dir/libs"
+jars "$here/flink.xml" "$dir/flink"
+
+classes() { # LIBS NAME…
+  local libs=$1 name
+  shift
+  for name; do
+    if ! cmp -s "$here/$name.java" "$dir/classes/$name.java"; then
+      mkdir -p "$dir/classes"
+      javac -d "$dir/classes" -cp "$libs/*" "$here/$name.java"
+      cp "$here/$name.java" "$dir/classes/$name.java"
+    fi
+  done
+}
+classes "$dir/libs" Counts Streams
+classes "$dir/flink" Flink

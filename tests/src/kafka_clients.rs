@@ -1,17 +1,22 @@
-//! Stock clients against `seedbed broker`, the live build, which is killed as they are; and our client against
-//! Apache Kafka, by the contracts that our own broker keeps.
+//! Other people's programs against `seedbed broker`, the live build, which is killed as they are: stock clients,
+//! and other engines; and our client against Apache Kafka, by the contracts that our own broker keeps.
 
 #![expect(
     clippy::disallowed_methods,
     reason = "these are real programs, on a real clock"
 )]
 
+mod engines;
+
 use std::{
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
-    sync::OnceLock,
+    process::{Child, Command, Stdio},
+    sync::{
+        mpsc::{channel, Receiver, RecvTimeoutError},
+        OnceLock,
+    },
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -20,7 +25,10 @@ use tempfile::TempDir;
 /// What the tests need, brought or built once.
 struct Tools {
     python: PathBuf,
+    /// Jars of Apache Kafka, of Flink, and our programs over them.
     libs: PathBuf,
+    flink: PathBuf,
+    classes: PathBuf,
     broker: PathBuf,
 }
 
@@ -63,6 +71,8 @@ fn tools() -> &'static Tools {
         Tools {
             python: folder.join("venv/bin/python"),
             libs: folder.join("libs"),
+            flink: folder.join("flink"),
+            classes: folder.join("classes"),
             broker: root().join("target/live/debug/seedbed-under-test"),
         }
     })
@@ -169,32 +179,54 @@ impl Client {
 
     /// Starts to work, and comes back in the middle of its n-th transaction.
     fn work_until(self, transaction: usize, broker: &str, name: &str, count: u32) -> Working {
-        let mut command = self.command("work", broker, name, count);
-        let mut process = Running::start(command.stdout(Stdio::piped()));
-        let said = BufReader::new(process.0.stdout.take().expect("piped"));
-        let mut working = Working { process, said };
-        for _ in 0..transaction {
-            assert_eq!(working.hear(), "in a transaction", "it is not done so soon");
-        }
+        let mut working = Working::start(self.command("work", broker, name, count));
+        working.hear_of("in a transaction", transaction);
         working
     }
 }
 
+/// A program that says where it is, a line each.
 struct Working {
     process: Running,
-    said: BufReader<ChildStdout>,
+    said: Receiver<String>,
 }
 
 impl Working {
-    fn hear(&mut self) -> String {
-        let mut line = String::new();
-        self.said.read_line(&mut line).expect("text");
-        line.trim_end().to_owned()
+    /// It says something within so long, or hangs.
+    const SILENCE_MAX: Duration = Duration::from_secs(180);
+
+    fn start(mut command: Command) -> Working {
+        let mut process = Running::start(command.stdout(Stdio::piped()));
+        let lines = BufReader::new(process.0.stdout.take().expect("piped")).lines();
+        let (sender, said) = channel();
+        std::thread::spawn(move || {
+            for line in lines {
+                // Nobody listens to a program that was killed.
+                let _ = sender.send(line.expect("text"));
+            }
+        });
+        Working { process, said }
+    }
+
+    /// Its next line, or `None` at its end.
+    fn hear(&mut self) -> Option<String> {
+        match self.said.recv_timeout(Self::SILENCE_MAX) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("silent for {:?}", Self::SILENCE_MAX),
+        }
+    }
+
+    /// Comes back when it has said that so many times more.
+    fn hear_of(&mut self, what: &str, times: usize) {
+        for _ in 0..times {
+            while self.hear().expect("it is not done so soon") != what {}
+        }
     }
 
     /// Lets it go on to its end.
     fn finish(mut self) {
-        while self.hear() == "in a transaction" {}
+        while self.hear().is_some() {}
         self.process.succeeds("the work");
     }
 }
@@ -214,9 +246,7 @@ fn killed_in_the_middle(client: Client, name: &str) {
     let mut working = client.work_until(2, &at, name, count);
     for _ in 0..3 {
         broker.restart();
-        for _ in 0..2 {
-            assert_eq!(working.hear(), "in a transaction", "it is not done so soon");
-        }
+        working.hear_of("in a transaction", 2);
     }
     working.finish();
     // Once more: what was acknowledged, and what was decided, is there.
