@@ -12,10 +12,13 @@
 //! what that has prepared, and goes on from there ([`recovery`]).
 
 pub mod coordinator;
+pub mod identity;
 pub mod recovery;
+mod sealed;
 pub mod shape;
 pub mod store;
 
+pub use identity::Identity;
 pub use shape::JobShape;
 pub use store::{Complete, Store};
 

@@ -94,6 +94,12 @@ pub trait Clock: Send + Sync {
     fn now_ms(&self) -> i64;
 }
 
+/// Numbers that nobody can guess: for what only those who were told may know.
+pub trait Entropy: Send + Sync {
+    /// The next one.
+    fn draw(&self) -> u128;
+}
+
 /// What a process has of the outside.
 #[derive(Clone)]
 pub struct Host {
@@ -106,6 +112,8 @@ pub struct Host {
     pub net: Arc<dyn Net>,
     /// Its wall clock.
     pub clock: Arc<dyn Clock>,
+    /// Its randomness.
+    pub entropy: Arc<dyn Entropy>,
     /// Objects that outlive it.
     pub objects: Arc<dyn ObjectStore>,
 }

@@ -25,7 +25,7 @@ use crate::{
     guarantee::{Chain, Refused},
     host::Host,
     ids::{AttemptId, CheckpointId},
-    link,
+    link::{self, Token},
     log::cluster::Cluster,
     sink::{recover::Recovery, SinkError, SinkKind},
     state::stable_hash,
@@ -33,7 +33,7 @@ use crate::{
 use attempt::{Attempt, Ending};
 use protocol::{Hello, StoppedAt};
 use roll::Roll;
-use std::time::Duration;
+use std::{io, time::Duration};
 use tokio::time::Instant;
 
 /// What the names of source tasks begin with.
@@ -93,7 +93,7 @@ pub enum JobError {
     Output(SinkError),
     /// The coordinator cannot listen.
     #[error("cannot listen on {0}: {1}")]
-    Listen(String, std::io::Error),
+    Listen(String, io::Error),
 }
 
 /// Why an attempt ended.
@@ -229,6 +229,7 @@ struct Coordinating<'a> {
 
 impl Coordinating<'_> {
     async fn run(&self, listen: &str) -> Result<Ended, JobError> {
+        let token = self.token().await?;
         let mut resumes = true;
         loop {
             if let Some(ended) = self.stand_by(&mut resumes).await? {
@@ -238,7 +239,7 @@ impl Coordinating<'_> {
             let host = self.cluster.host();
             let listener = host.net.listen(listen).await;
             let listener = listener.map_err(|error| JobError::Listen(listen.to_owned(), error))?;
-            let mut roll = Roll::new(listener, self.shape.clone(), self.config);
+            let mut roll = Roll::new(listener, token, self.shape.clone(), self.config);
             // As long as nobody else takes over, this process goes on.
             loop {
                 match self.attempt(&mut roll).await {
@@ -255,6 +256,17 @@ impl Coordinating<'_> {
                     Err(_) => {}
                 }
                 tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// What opens this job's ports; drawn, if it begins here.
+    async fn token(&self) -> Result<Token, JobError> {
+        loop {
+            match self.store.identify(self.cluster.host()).await {
+                Ok(identity) => return Ok(identity.token()),
+                Err(error) if error.is_definite() => return Err(JobError::Objects(error)),
+                Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     }
@@ -335,7 +347,8 @@ impl Coordinating<'_> {
                 return Ok(Err(error));
             }
         }
-        let begun = self.store.begin(&self.cluster.host().instance).await;
+        let (instance, beyond_finish) = (&self.cluster.host().instance, self.config.beyond_finish);
+        let begun = self.store.begin(instance, beyond_finish).await;
         let begun = begun.inspect_err(|error| {
             let error = error.to_string();
             tracing::info!(name: "job.attempt-not-begun", error);
@@ -399,7 +412,7 @@ impl Coordinating<'_> {
 
     /// Waits until the job has nobody who runs it: nothing was added to its manifest log for a while, or ever, or
     /// the last entry is this process's own. Tells if the job has ended. A job that was stopped goes on if this
-    /// process has been started since, once.
+    /// process has been started since, once; so does one that has finished, if it is to go on beyond that.
     async fn stand_by(&self, resumes: &mut bool) -> Result<Option<Ended>, JobError> {
         let instance: &str = &self.cluster.host().instance;
         let takeover_after = self.config.takeover_after;
@@ -418,22 +431,27 @@ impl Coordinating<'_> {
         };
         let mut until = match &last {
             None => Instant::now() + moment,
-            Some(Entry::Stopped(_)) if *resumes => Instant::now() + moment,
+            Some(last) if *resumes && ended_by(last).is_some() => Instant::now() + moment,
             Some(_) => Instant::now() + takeover_after + moment,
         };
         let may_resume = std::mem::replace(resumes, false);
         let mut watched = false;
         loop {
             match &last {
-                Some(Entry::Finished(checkpoint)) => return Ok(Some(Ended::Finished(*checkpoint))),
                 Some(Entry::Halted(why)) => return Err(JobError::Halted(why.clone())),
-                Some(Entry::Stopped(checkpoint)) if watched || !may_resume => {
-                    return Ok(Some(Ended::Stopped(*checkpoint)));
+                Some(Entry::Finished(checkpoint)) if !self.config.beyond_finish => {
+                    return Ok(Some(Ended::Finished(*checkpoint)));
                 }
-                Some(Entry::Begun { instance: by, .. }) if by == instance => return Ok(None),
+                Some(last) if watched || !may_resume => {
+                    if let Some(ended) = ended_by(last) {
+                        return Ok(Some(ended));
+                    }
+                }
                 _ => {}
             }
-            if Instant::now() >= until {
+            let begun_here =
+                matches!(&last, Some(Entry::Begun { instance: by, .. }) if by == instance);
+            if begun_here || Instant::now() >= until {
                 return Ok(None);
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -452,18 +470,28 @@ impl Coordinating<'_> {
     }
 }
 
+/// How an entry of the manifest log ends the job, if it does so in good order.
+fn ended_by(entry: &Entry) -> Option<Ended> {
+    match entry {
+        Entry::Stopped(checkpoint) => Some(Ended::Stopped(*checkpoint)),
+        Entry::Finished(checkpoint) => Some(Ended::Finished(*checkpoint)),
+        Entry::Begun { .. } | Entry::Complete(_) | Entry::Halted(_) => None,
+    }
+}
+
 /// Processes that find a job without anybody who runs it begin within this time, each at its own moment,
 /// so that the others see the first one's entry before they begin theirs.
 const SPREAD_MS: u64 = 1000;
 
-/// Stops a job behind a savepoint, and waits for it; the coordinator listens at `address`. An error leaves unknown
-/// whether it stops.
-pub async fn stop(host: &Host, address: &str) -> std::io::Result<CheckpointId> {
-    let connection = host.net.connect(address).await?;
-    let (mut reader, mut writer) = link::split(connection);
+/// Stops a job behind a savepoint, and waits for it; its coordinator listens at `address`. Who may read the job's objects
+/// may stop it. An error leaves unknown whether it stops.
+pub async fn stop(host: &Host, store: &Store, address: &str) -> io::Result<CheckpointId> {
+    let identity = store.identity().await.map_err(io::Error::other)?;
+    let identity = identity.ok_or_else(|| io::Error::other("the job has never begun"))?;
+    let (mut reader, mut writer) = link::call(&*host.net, address, identity.token()).await?;
     writer.write(&Hello::Stop).await?;
     let stopped: Option<StoppedAt> = reader.read().await?;
-    let gone = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+    let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
     stopped
         .map(|StoppedAt(checkpoint)| checkpoint)
         .ok_or_else(gone)

@@ -16,7 +16,10 @@ use crate::{
         consumer::{Consumer, FetchError},
         TopicPartition,
     },
-    operator::{window::Keyed, Reject, Stage},
+    operator::{
+        window::{Keyed, ENDED},
+        Reject, Stage,
+    },
     record::{Message, Record, Timed},
     sink::{Row, Sink},
     task::{Checkpointing, Control, Part, Progress, Report, Task, TaskError, TaskLink},
@@ -193,7 +196,7 @@ where
     async fn finish_at_end(&mut self, link: &TaskLink) -> Result<bool, TaskError> {
         let finished = self.until.is_some_and(|until| self.position >= until);
         if finished {
-            self.advance(EventTime(i64::MAX)).await?;
+            self.advance(ENDED).await?;
             tracing::info!(name: "source.finished", task = %self.checkpointing.name);
             let task = self.checkpointing.name.clone();
             link.report(Report::Finished { task }).await?;

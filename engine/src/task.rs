@@ -15,7 +15,6 @@ use crate::{
     sink::{Row, Sink, SinkError},
     state::KeyGroups,
 };
-use bytes::Bytes;
 use futures::{future::BoxFuture, select_biased, stream::FuturesOrdered, FutureExt, StreamExt};
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
 use std::{
@@ -202,7 +201,7 @@ impl Checkpointing {
     pub fn begin(
         &mut self,
         checkpoint: CheckpointId,
-        state: Bytes,
+        state: Vec<u8>,
         position: Option<(PartitionId, Offset)>,
         groups: Option<Range<u32>>,
     ) {

@@ -17,7 +17,7 @@ use crate::{
         protocol::{Deployment, Hello, ToCoordinator, ToWorker},
         JobConfig,
     },
-    link::{self, Reader, Writer},
+    link::{self, Reader, Token, Writer},
     log::{cluster::Cluster, transactional::TransactionalConfig, TopicPartition},
     operator::{
         window::{Keyed, Windows},
@@ -59,7 +59,8 @@ where
     K: Ord + Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     A: Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Works for the job, for ever. An error says that the worker cannot listen, or that its configuration makes no sense.
+    /// Works for the job, for ever. An error says that the worker cannot listen, that its configuration makes no sense, or
+    /// that the job's objects cannot be used.
     pub async fn work(
         &self,
         host: Host,
@@ -71,6 +72,16 @@ where
             .check()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let listener = host.net.listen(&at.listen).await?;
+        let store = config.store(&host);
+        let token = loop {
+            match store.identify(&host).await {
+                Ok(identity) => break identity.token(),
+                Err(error) if error.is_definite() => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error))
+                }
+                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        };
         let address = at
             .address
             .rsplit_once(':')
@@ -79,8 +90,9 @@ where
             job: self,
             address: format!("{address}:{}", listener.port()),
             cluster: Cluster::new(host.clone(), brokers),
-            store: config.store(&host),
-            switchboard: Switchboard::new(listener),
+            store,
+            switchboard: Switchboard::new(listener, token),
+            token,
             host,
             config,
         };
@@ -102,6 +114,7 @@ struct Worker<'a, S, T, K, A> {
     address: String,
     cluster: Cluster,
     store: Store,
+    token: Token,
     config: JobConfig,
     switchboard: Switchboard<Keyed<K, T>>,
 }
@@ -133,9 +146,8 @@ where
     /// Works for one coordinator, until one of the two is lost to the other.
     async fn serve(&self, coordinator: &str) -> io::Result<()> {
         let silence = self.config.silence;
-        let connecting = self.host.net.connect(coordinator);
-        let connection = within(silence, connecting).await?;
-        let (reader, mut writer) = link::split(connection);
+        let calling = link::call(&*self.host.net, coordinator, self.token);
+        let (reader, mut writer) = within(silence, calling).await?;
         let hello = Hello::Worker {
             instance: self.host.instance.to_string(),
             address: self.address.clone(),
@@ -354,6 +366,7 @@ where
             let dial = switchboard::dial(
                 self.host.net.clone(),
                 address.clone(),
+                self.token,
                 deployment.attempt,
                 me,
             );

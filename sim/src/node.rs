@@ -67,6 +67,13 @@ impl Host {
         Disk::new(self.clone())
     }
 
+    /// A number that no other incarnation of a node draws.
+    pub fn draw(&self) -> u128 {
+        let key = u64::from(self.id.node) << 32 | self.id.incarnation;
+        let mut stream = self.net.seed().stream("entropy", key);
+        u128::from(stream.next()) << 64 | u128::from(stream.next())
+    }
+
     /// The node's wall clock.
     pub fn clock(&self) -> Clock {
         Clock::new(self.clone())

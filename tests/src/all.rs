@@ -28,6 +28,8 @@ mod real_broker;
 /// A pipeline for real, as a process that is killed and begun again.
 #[cfg(not(madsim))]
 mod real_run;
+#[cfg(not(madsim))]
+mod run_ends;
 
 /// What the log's broker makes of peers that do not speak as they should.
 #[cfg(madsim)]

@@ -425,7 +425,7 @@ fn stand<F: std::future::Future<Output = ()> + 'static>(body: fn(Stand) -> F) {
 fn stand<F: std::future::Future<Output = ()> + 'static>(body: fn(Stand) -> F) {
     use engine::{
         host::{
-            real::{RealClock, RealDisk, RealNet},
+            real::{RealClock, RealDisk, RealEntropy, RealNet},
             Clock, Host,
         },
         ids::BrokerId,
@@ -444,6 +444,7 @@ fn stand<F: std::future::Future<Output = ()> + 'static>(body: fn(Stand) -> F) {
             disk: Arc::new(RealDisk::new(folder.path()).unwrap()),
             net: Arc::new(RealNet),
             clock: Arc::new(RealClock),
+            entropy: Arc::new(RealEntropy),
             objects: Arc::new(object_store::memory::InMemory::new()),
         };
         // Names of an earlier run are still there.

@@ -9,7 +9,7 @@
 use bytes::Bytes;
 use engine::{
     host::{
-        real::{RealClock, RealDisk, RealNet},
+        real::{RealClock, RealDisk, RealEntropy, RealNet},
         Clock, Host,
     },
     ids::{Offset, PartitionId},
@@ -130,6 +130,7 @@ impl Broker {
             disk: Arc::new(RealDisk::new(dir.path()).unwrap()),
             net: Arc::new(RealNet),
             clock: Arc::new(RealClock),
+            entropy: Arc::new(RealEntropy),
             objects: Arc::new(object_store::memory::InMemory::new()),
         };
         Cluster::new(host, vec![self.address.clone()])

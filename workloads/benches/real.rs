@@ -26,7 +26,7 @@ mod real {
         graph::Upstream,
         guarantee::Guarantee,
         host::{
-            real::{RealClock, RealDisk, RealNet},
+            real::{RealClock, RealDisk, RealEntropy, RealNet},
             Host,
         },
         ids::BrokerId,
@@ -47,7 +47,12 @@ mod real {
         sync::Arc,
         time::{Duration, Instant},
     };
-    use workloads::revenue::{feed, pipeline::revenue, sample::events, EVENTS};
+    use workloads::revenue::{
+        feed::{Feed, Input, Progress},
+        pipeline::revenue,
+        sample::events,
+        EVENTS,
+    };
 
     const PARTITIONS: i32 = 4;
     const ROUNDS: usize = 3;
@@ -70,15 +75,14 @@ mod real {
             .await
             .expect("a topic");
         let begun = Instant::now();
-        let fed = feed::Fed::default();
-        let feeding = feed::feed(
-            &cluster,
-            &input,
-            PARTITIONS,
-            ProducerConfig::default(),
-            &fed,
-        );
-        feeding.await.expect("fed");
+        let feed = Feed {
+            cluster,
+            input: Input::check(&input).expect("it was just written"),
+            partitions: PARTITIONS,
+            producer: ProducerConfig::default(),
+            job: "bench".into(),
+        };
+        feed.run(&Progress::default()).await.expect("fed");
         say("feed, in transactions", count, begun.elapsed());
         let claims = [
             (Guarantee::AtLeastOnce, SinkKind::Append),
@@ -130,6 +134,7 @@ mod real {
             disk: Arc::new(RealDisk::new(folder.join("disk")).expect("a folder")),
             net: Arc::new(RealNet),
             clock: Arc::new(RealClock),
+            entropy: Arc::new(RealEntropy),
             objects: Arc::new(objects.with_fsync(true)),
         }
     }

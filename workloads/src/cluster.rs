@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use engine::host::{Clock, Connection, Disk, File, Host, Listener, Net};
+use engine::host::{Clock, Connection, Disk, Entropy, File, Host, Listener, Net};
 use sim::objects::ObjectClient;
 use std::{io, sync::Arc};
 
@@ -16,6 +16,7 @@ pub fn host(node: &sim::Host) -> Host {
         disk: Arc::new(SimDisk(node.disk())),
         net: Arc::new(SimNet(node.clone())),
         clock: Arc::new(SimClock(node.clock())),
+        entropy: Arc::new(SimEntropy(node.clone())),
         objects: Arc::new(ObjectClient::new(node.clone(), OBJECTS_ADDRESS)),
     }
 }
@@ -116,5 +117,13 @@ struct SimClock(sim::clock::Clock);
 impl Clock for SimClock {
     fn now_ms(&self) -> i64 {
         self.0.now_ms()
+    }
+}
+
+struct SimEntropy(sim::Host);
+
+impl Entropy for SimEntropy {
+    fn draw(&self) -> u128 {
+        self.0.draw()
     }
 }

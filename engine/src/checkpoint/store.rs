@@ -8,8 +8,11 @@
 //!
 //! An answer that did not come is unknown: the same entry is created again, and if the place is taken by
 //! then, what stands there tells whether it is ours.
+//!
+//! Every object is sealed ([`sealed`]): one that was damaged, or that stands in another's place, is refused by
+//! name. Entries are never removed, so a gap in the manifest log is damage, too.
 
-use super::{recovery::Beginning, Entry, JobShape, Manifest, TaskName, TaskSnapshot};
+use super::{recovery::Beginning, sealed, Entry, JobShape, Manifest, TaskName, TaskSnapshot};
 use crate::ids::{AttemptId, CheckpointId};
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -115,8 +118,9 @@ impl Store {
         Store { patience, ..self }
     }
 
-    /// Begins an attempt: fences all earlier ones, then finds the checkpoint to go on from.
-    pub async fn begin(&self, instance: &str) -> Result<Begun, StoreError> {
+    /// Begins an attempt: fences all earlier ones, then finds the checkpoint to go on from. A job that has finished
+    /// goes on only `beyond_finish`.
+    pub async fn begin(&self, instance: &str, beyond_finish: bool) -> Result<Begun, StoreError> {
         let mut place = self.newest().await?.map_or(0, |(number, _)| number + 1);
         loop {
             // Entries in front of a free place never change.
@@ -126,6 +130,7 @@ impl Store {
             };
             let restores = match Beginning::behind(before.as_ref()) {
                 Beginning::From(checkpoint) => checkpoint,
+                Beginning::Finished(checkpoint) if beyond_finish => Some(checkpoint),
                 Beginning::Finished(checkpoint) => return Ok(Begun::Finished(checkpoint)),
                 Beginning::Halted(why) => return Ok(Begun::Halted(why)),
             };
@@ -133,7 +138,7 @@ impl Store {
                 instance: instance.to_owned(),
                 restores,
             };
-            if !self.create(place, &entry).await? {
+            if !self.add(place, &entry).await? {
                 place += 1;
                 continue;
             }
@@ -156,15 +161,31 @@ impl Store {
         let folder = Path::from(format!("{}/manifest", self.root));
         let list = || async {
             let listed: Vec<_> = self.objects.list(Some(&folder)).try_collect().await?;
-            let names = listed
-                .iter()
-                .filter_map(|object| object.location.filename());
-            Ok(names.filter_map(|name| name.parse::<u64>().ok()).max())
+            let numbers = listed.iter().filter_map(|object| {
+                let number = object.location.filename()?.parse().ok()?;
+                (object.location == self.place(number)).then_some(number)
+            });
+            Ok(numbers.collect::<BTreeSet<u64>>())
         };
-        match self.definite(list).await? {
-            None => Ok(None),
-            Some(number) => Ok(self.entry(number).await?.map(|entry| (number, entry))),
+        let numbers = self.definite(list).await?;
+        let Some(newest) = numbers.last().copied() else {
+            return Ok(None);
+        };
+        // A list is not of one moment: what it lacks may have been created meanwhile.
+        for missing in (0..newest).filter(|number| !numbers.contains(number)) {
+            self.present(missing).await?;
         }
+        Ok(Some((newest, self.present(newest).await?)))
+    }
+
+    /// An entry that must be there, because a later one was seen.
+    async fn present(&self, number: u64) -> Result<Entry, StoreError> {
+        self.entry(number)
+            .await?
+            .ok_or_else(|| StoreError::Damaged {
+                path: self.place(number).to_string(),
+                what: "it is missing, and entries of the manifest log are never removed".into(),
+            })
     }
 
     /// One entry of the manifest log; nothing if its place is free.
@@ -189,14 +210,13 @@ impl Store {
         }
     }
 
-    /// Every complete checkpoint, in order: what a reader of the output sees.
+    /// Every complete checkpoint, in order: what a reader of the output sees. A gap is an error that names it.
     pub async fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
         let mut manifests = Vec::new();
-        for number in 0.. {
-            match self.entry(number).await? {
-                None => break,
-                Some(Entry::Complete(manifest)) => manifests.push(manifest),
-                Some(_) => {}
+        let count = self.newest().await?.map_or(0, |(newest, _)| newest + 1);
+        for number in 0..count {
+            if let Entry::Complete(manifest) = self.present(number).await? {
+                manifests.push(manifest);
             }
         }
         Ok(manifests)
@@ -216,13 +236,22 @@ impl Store {
     }
 
     /// Creates an entry; whether the place was free, or taken by this very entry.
-    async fn create(&self, number: u64, entry: &Entry) -> Result<bool, StoreError> {
-        let path = self.place(number);
-        let bytes = Bytes::from(serde_json::to_vec_pretty(entry).expect("plain data"));
+    async fn add(&self, number: u64, entry: &Entry) -> Result<bool, StoreError> {
+        let json = serde_json::to_vec_pretty(entry).expect("plain data");
+        match self.create(&self.place(number), &json).await? {
+            true => Ok(true),
+            // An earlier try of ours may have been applied without an answer.
+            false => Ok(self.entry(number).await?.as_ref() == Some(entry)),
+        }
+    }
+
+    /// Creates an object, unless there is one.
+    pub(super) async fn create(&self, path: &Path, bytes: &[u8]) -> Result<bool, StoreError> {
+        let bytes = sealed::seal(path.as_ref(), bytes);
         let create = || async {
             let put = self
                 .objects
-                .put_opts(&path, bytes.clone().into(), PutMode::Create.into());
+                .put_opts(path, bytes.clone().into(), PutMode::Create.into());
             match put.await {
                 Ok(_) => Ok(true),
                 Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => {
@@ -231,14 +260,10 @@ impl Store {
                 Err(error) => Err(error),
             }
         };
-        match self.definite(create).await? {
-            true => Ok(true),
-            // An earlier try of ours may have been applied without an answer.
-            false => Ok(self.entry(number).await?.as_ref() == Some(entry)),
-        }
+        self.definite(create).await
     }
 
-    /// Reads an object; nothing if it is not there.
+    /// Reads an object; nothing if it is not there. One that is not as it was written is an error that names it.
     pub async fn get(&self, path: &Path) -> Result<Option<Bytes>, StoreError> {
         let get = || async {
             match self.objects.get(path).await {
@@ -247,11 +272,19 @@ impl Store {
                 Err(error) => Err(error),
             }
         };
-        self.definite(get).await
+        let Some(bytes) = self.definite(get).await? else {
+            return Ok(None);
+        };
+        let opened = sealed::open(path.as_ref(), bytes);
+        opened.map(Some).map_err(|what| StoreError::Damaged {
+            path: path.to_string(),
+            what,
+        })
     }
 
     /// Writes an object under a name that nobody else uses: writing it again changes nothing.
-    pub async fn put(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
+    pub async fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let bytes = sealed::seal(path.as_ref(), bytes);
         let put = || async { self.objects.put(path, bytes.clone().into()).await.map(drop) };
         self.definite(put).await
     }
@@ -263,14 +296,8 @@ impl Store {
             what: what.to_owned(),
         };
         let bytes = self.get(&Path::from(path)).await?;
-        let bytes = bytes.ok_or_else(|| damaged("a manifest refers to it, and it is not there"))?;
-        let Some((checksum, state)) = bytes.split_first_chunk::<4>() else {
-            return Err(damaged("it is too short"));
-        };
-        if u32::from_be_bytes(*checksum) != crc32c::crc32c(state) {
-            return Err(damaged("the checksum does not match"));
-        }
-        postcard::from_bytes(state).map_err(|error| damaged(&error.to_string()))
+        let state = bytes.ok_or_else(|| damaged("a manifest refers to it, and it is not there"))?;
+        postcard::from_bytes(&state).map_err(|error| damaged(&error.to_string()))
     }
 
     /// Stores a task's state, as [`encode_state`] gives it, for a checkpoint; the object's path.
@@ -278,10 +305,10 @@ impl Store {
         &self,
         checkpoint: CheckpointId,
         task: &str,
-        state: Bytes,
+        state: Vec<u8>,
     ) -> Result<String, StoreError> {
         let path = format!("{}/state/{checkpoint:020}/{task}", self.root);
-        self.put(&Path::from(path.as_str()), state).await?;
+        self.put(&Path::from(path.as_str()), &state).await?;
         Ok(path)
     }
 
@@ -340,6 +367,10 @@ impl Store {
     /// Where a sink's output for a checkpoint goes.
     pub fn output_path(&self, checkpoint: CheckpointId, task: &str) -> Path {
         Path::from(format!("{}/output/{checkpoint:020}/{task}", self.root))
+    }
+
+    pub(super) fn identity_path(&self) -> Path {
+        Path::from(format!("{}/identity", self.root))
     }
 
     fn place(&self, number: u64) -> Path {
@@ -415,7 +446,7 @@ impl Attempt {
     }
 
     async fn add(&mut self, entry: Entry) -> Result<(), StoreError> {
-        if !self.store.create(self.next.0, &entry).await? {
+        if !self.store.add(self.next.0, &entry).await? {
             return Err(StoreError::Fenced(self.next.0));
         }
         self.next = CheckpointId(self.next.0 + 1);
@@ -424,9 +455,6 @@ impl Attempt {
 }
 
 /// A task's state as it is stored.
-pub fn encode_state<S: Serialize>(state: &S) -> Bytes {
-    let state = postcard::to_stdvec(state).expect("state is plain data");
-    let mut bytes = crc32c::crc32c(&state).to_be_bytes().to_vec();
-    bytes.extend(state);
-    bytes.into()
+pub fn encode_state<S: Serialize>(state: &S) -> Vec<u8> {
+    postcard::to_stdvec(state).expect("state is plain data")
 }

@@ -1,14 +1,15 @@
-//! The real outside: files, TCP and the system's clock.
+//! The real outside: files, TCP, the system's clock and its randomness.
 //!
 //! Blocking calls go to tokio's blocking threads. Under simulation the disk still works (those threads
 //! are then run inline), so that the contract tests compare it with the simulated one in one run; the
 //! network does not, since sockets are then madsim's.
 
-use super::{Clock, Connection, Disk, File, Listener, Net};
+use super::{Clock, Connection, Disk, Entropy, File, Listener, Net};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -242,5 +243,19 @@ impl Clock for RealClock {
     fn now_ms(&self) -> i64 {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         since.map_or(0, |since| since.as_millis() as i64)
+    }
+}
+
+/// The system's randomness.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealEntropy;
+
+impl Entropy for RealEntropy {
+    fn draw(&self) -> u128 {
+        let mut bytes = [0; 16];
+        let drawn = fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+        // A number that can be guessed would open what it is to keep shut.
+        drawn.expect("the system has /dev/urandom");
+        u128::from_ne_bytes(bytes)
     }
 }

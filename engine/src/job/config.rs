@@ -30,6 +30,8 @@ pub struct JobConfig {
     pub partitions: i32,
     /// The input ends where it ends now; then the job finishes.
     pub bounded: bool,
+    /// A job that has finished goes on, as one that was stopped does: its input has grown since.
+    pub beyond_finish: bool,
     /// A partition from which nothing comes for so long does not hold back the watermark; nothing: it does.
     pub idle_after: Option<Duration>,
     /// How many tasks share the windows. May change from one attempt to the next.
@@ -71,6 +73,7 @@ impl JobConfig {
             dead_letter_topic: format!("{name}-dead-letters"),
             partitions: 4,
             bounded: false,
+            beyond_finish: false,
             idle_after: None,
             window_tasks: 2,
             key_groups: KeyGroups::default(),

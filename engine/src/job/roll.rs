@@ -8,7 +8,7 @@ use crate::{
     checkpoint::JobShape,
     host::Listener,
     ids::{CheckpointId, EventTime, PartitionId},
-    link::{self, Reader, Writer},
+    link::{self, Reader, Token, Writer},
     task::{Part, Report},
 };
 use futures::{select_biased, FutureExt};
@@ -20,8 +20,6 @@ pub(super) type WorkerNumber = u64;
 
 /// Messages to a worker that are not written yet; one that does not take them is lost.
 const QUEUED_MAX: usize = 256;
-/// Whoever connects says hello within this time.
-const HELLO_WITHIN: Duration = Duration::from_secs(3);
 
 /// Something that happened.
 pub(super) enum Event {
@@ -73,10 +71,18 @@ pub(super) struct Roll {
 }
 
 impl Roll {
-    /// Nobody yet. Workers must know the same job.
-    pub fn new(listener: Box<dyn Listener>, job: JobShape, config: &JobConfig) -> Roll {
+    /// Nobody yet. Workers must have the token, and know the same job.
+    pub fn new(
+        listener: Box<dyn Listener>,
+        token: Token,
+        job: JobShape,
+        config: &JobConfig,
+    ) -> Roll {
         let (hear, heard) = mpsc::channel(QUEUED_MAX);
-        let accepting = tokio::spawn(accept(listener.into(), job.into(), hear.clone()));
+        let (job, told) = (Arc::new(job), hear.clone());
+        let accepting = tokio::spawn(link::welcome(listener, token, move |hello, connection| {
+            greet(hello, connection, job.clone(), told.clone())
+        }));
         Roll {
             workers: BTreeMap::new(),
             next: 0,
@@ -226,42 +232,35 @@ impl Roll {
     }
 }
 
-async fn accept(listener: Arc<dyn Listener>, job: Arc<JobShape>, hear: mpsc::Sender<Heard>) {
-    loop {
-        let Ok((connection, _)) = listener.accept().await else {
-            tokio::time::sleep(HELLO_WITHIN / 10).await;
-            continue;
-        };
-        let (hear, job) = (hear.clone(), job.clone());
-        tokio::spawn(async move {
-            let (mut reader, mut writer) = link::split(connection);
-            let hello = tokio::time::timeout(HELLO_WITHIN, reader.read::<Hello>()).await;
-            let heard = match hello {
-                Ok(Ok(Some(Hello::Worker {
-                    instance,
-                    address,
-                    job: known,
-                }))) => {
-                    if let Some(difference) = job.instead_of(&known) {
-                        let why = format!("the coordinator's job has {difference}");
-                        let _ = writer.write(&ToWorker::Refused(why)).await;
-                        return;
-                    }
-                    Heard::Came(Box::new(Arrival {
-                        instance,
-                        address,
-                        reader,
-                        writer,
-                    }))
-                }
-                Ok(Ok(Some(Hello::Stop))) => Heard::Stop(writer),
-                // Silent, gone, or no peer of ours.
-                _ => return,
-            };
-            // If the coordinator has ended, nobody needs to know.
-            let _ = hear.send(heard).await;
-        });
-    }
+/// Somebody says hello.
+async fn greet(
+    hello: Hello,
+    (reader, mut writer): (Reader, Writer),
+    job: Arc<JobShape>,
+    hear: mpsc::Sender<Heard>,
+) {
+    let heard = match hello {
+        Hello::Worker {
+            instance,
+            address,
+            job: known,
+        } => {
+            if let Some(difference) = job.instead_of(&known) {
+                let why = format!("the coordinator's job has {difference}");
+                let _ = writer.write(&ToWorker::Refused(why)).await;
+                return;
+            }
+            Heard::Came(Box::new(Arrival {
+                instance,
+                address,
+                reader,
+                writer,
+            }))
+        }
+        Hello::Stop => Heard::Stop(writer),
+    };
+    // If the coordinator has ended, nobody needs to know.
+    let _ = hear.send(heard).await;
 }
 
 async fn read(mut reader: Reader, number: WorkerNumber, hear: mpsc::Sender<Heard>) {

@@ -272,10 +272,24 @@ impl Member {
 
 /// See [`Member::position`].
 pub async fn position(cluster: &Cluster, group: &str, of: &TopicPartition) -> Option<Offset> {
+    noted(cluster, group, of).await.map(|noted| noted.position)
+}
+
+/// How far a group has come in a partition, and what it has written beside that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// How far.
+    pub position: Offset,
+    /// Whatever the group wants to know with it; at most 4096 bytes, unless a broker says otherwise.
+    pub metadata: String,
+}
+
+/// As [`position`], with what was written beside it.
+pub async fn noted(cluster: &Cluster, group: &str, of: &TopicPartition) -> Option<Noted> {
     loop {
         if let Ok(connection) = cluster.share_coordinator(KeyType::Group, group).await {
             match ask_position(&connection, group, of).await {
-                Ok(position) => return position,
+                Ok(noted) => return noted,
                 Err(Some(ResponseError::UnstableOffsetCommit)) => {}
                 Err(error) => {
                     cluster.forget_coordinator(KeyType::Group, group);
@@ -293,7 +307,7 @@ async fn ask_position(
     connection: &SharedConnection,
     group: &str,
     of: &TopicPartition,
-) -> Result<Option<Offset>, Option<ResponseError>> {
+) -> Result<Option<Noted>, Option<ResponseError>> {
     let topic = OffsetFetchRequestTopic::default()
         .with_name(name(&of.topic))
         .with_partition_indexes(vec![of.partition.0]);
@@ -314,7 +328,10 @@ async fn ask_position(
         .and_then(|topic| topic.partitions.first());
     let found = partitions.ok_or(Some(ResponseError::UnknownServerError))?;
     failed(found.error_code)?;
-    Ok((found.committed_offset >= 0).then_some(Offset(found.committed_offset)))
+    Ok((found.committed_offset >= 0).then(|| Noted {
+        position: Offset(found.committed_offset),
+        metadata: found.metadata.as_deref().unwrap_or_default().to_owned(),
+    }))
 }
 
 /// Beats until the group goes on without this member, or may have.

@@ -269,6 +269,17 @@ impl TransactionalProducer {
         member: Option<&Membership>,
         positions: &[(TopicPartition, Offset)],
     ) -> Result<(), TransactionError> {
+        self.send_noted(group, member, positions, "").await
+    }
+
+    /// As [`send_positions`](Self::send_positions), with a note beside each position.
+    pub async fn send_noted(
+        &mut self,
+        group: &str,
+        member: Option<&Membership>,
+        positions: &[(TopicPartition, Offset)],
+        metadata: &str,
+    ) -> Result<(), TransactionError> {
         self.check_open()?;
         self.touched = true;
         let group_id = StrBytes::from_string(group.to_owned());
@@ -287,7 +298,8 @@ impl TransactionalProducer {
             let partition = TxnOffsetCommitRequestPartition::default()
                 .with_partition_index(of.partition.0)
                 .with_committed_offset(position.0)
-                .with_committed_leader_epoch(-1);
+                .with_committed_leader_epoch(-1)
+                .with_committed_metadata(Some(StrBytes::from_string(metadata.to_owned())));
             TxnOffsetCommitRequestTopic::default()
                 .with_name(name(&of.topic))
                 .with_partitions(vec![partition])

@@ -4,6 +4,10 @@
 //! has reached the window's last millisecond. With an allowed lateness it is kept for that much longer, and a
 //! value that comes meanwhile fires it again, as a correction: a new pane of the same window, with all of its
 //! values. Nothing comes to a window that is gone: that is decided at the source, in log order.
+//!
+//! An input that has ended, which the watermark [`ENDED`] says, holds back no window any more. But it may have grown
+//! when the job is begun again: so what fires only because of an end is kept, and the state knows the watermark of
+//! what was really read. What comes then corrects it.
 
 use crate::{
     ids::EventTime,
@@ -14,6 +18,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
 };
+
+/// The watermark of an input that has ended, for now.
+pub const ENDED: EventTime = EventTime(i64::MAX);
 
 /// A value with its key and event time, on its way to a window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +51,8 @@ pub struct Fired<K, A> {
 struct Window<A> {
     /// How often it has fired.
     panes: u32,
+    /// Whether it has changed since.
+    changed: bool,
     value: A,
 }
 
@@ -76,10 +85,12 @@ impl Extent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Windows<K: Ord, A> {
     extent: Extent,
+    /// Of what was really read.
     watermarks: Vec<EventTime>,
+    ended: Vec<bool>,
     /// Those that the watermark has not reached.
     open: BTreeMap<(EventTime, K), Window<A>>,
-    /// Those that it has reached, while they can be corrected.
+    /// Those that it has reached, or an end has, while they can be corrected.
     kept: BTreeMap<(EventTime, K), Window<A>>,
     /// Those among them that have changed since they fired.
     changed: BTreeSet<(EventTime, K)>,
@@ -91,7 +102,7 @@ pub struct WindowsSnapshot<K, A> {
     extent: Extent,
     key_groups: KeyGroups,
     watermarks: Vec<EventTime>,
-    windows: Vec<(u32, EventTime, K, u32, A)>,
+    windows: Vec<(u32, EventTime, K, u32, bool, A)>,
 }
 
 impl<K, A> Windows<K, A>
@@ -108,6 +119,7 @@ where
         Windows {
             extent,
             watermarks: vec![EventTime(i64::MIN); inputs],
+            ended: vec![false; inputs],
             open: BTreeMap::new(),
             kept: BTreeMap::new(),
             changed: BTreeSet::new(),
@@ -126,21 +138,20 @@ where
 
     /// Folds a value into its window.
     pub fn add<V>(&mut self, keyed: Keyed<K, V>, fold: impl Fn(&mut A, V)) {
-        let watermark = self.watermark();
         let at = (self.extent.start_of(keyed.time), keyed.key);
         assert!(
-            self.extent.gone_at(at.0) > watermark,
+            self.extent.gone_at(at.0) > self.watermark(),
             "values for windows that are gone end at their source"
         );
         let new = || Window {
             panes: 0,
+            changed: true,
             value: A::default(),
         };
-        if self.extent.last_of(at.0) > watermark {
-            fold(
-                &mut self.open.entry(at).or_insert_with(new).value,
-                keyed.value,
-            );
+        if self.extent.last_of(at.0) > self.reached() {
+            let window = self.open.entry(at).or_insert_with(new);
+            window.changed = true;
+            fold(&mut window.value, keyed.value);
         } else {
             let window = self.kept.entry(at.clone()).or_insert_with(new);
             fold(&mut window.value, keyed.value);
@@ -158,19 +169,26 @@ where
         fired
     }
 
-    /// An input's watermark advances: the windows that fire, in order of start and key.
+    /// An input's watermark advances, or it has [`ENDED`]: the windows that fire, in order of start and key.
     pub fn advance(&mut self, input: usize, watermark: EventTime) -> Vec<Fired<K, A>> {
         assert!(self.changed.is_empty(), "corrections come first");
-        let known = &mut self.watermarks[input];
-        *known = watermark.max(*known);
-        let watermark = self.watermark();
+        if watermark == ENDED {
+            self.ended[input] = true;
+        } else {
+            let known = &mut self.watermarks[input];
+            *known = watermark.max(*known);
+        }
+        let (reached, watermark) = (self.reached(), self.watermark());
         let mut fired = Vec::new();
         while let Some(entry) = self.open.first_entry() {
-            if self.extent.last_of(entry.key().0) > watermark {
+            if self.extent.last_of(entry.key().0) > reached {
                 break;
             }
             let (at, mut window) = entry.remove_entry();
-            fired.push(fire(at.clone(), &mut window));
+            // What an earlier end has fired, and nothing has changed since, was right.
+            if window.changed {
+                fired.push(fire(at.clone(), &mut window));
+            }
             if self.extent.gone_at(at.0) > watermark {
                 self.kept.insert(at, window);
             }
@@ -184,9 +202,17 @@ where
         fired
     }
 
-    /// The least watermark of the inputs.
+    /// The least watermark of the inputs, whether they have ended or not.
     pub fn watermark(&self) -> EventTime {
         *self.watermarks.iter().min().expect("there are inputs")
+    }
+
+    /// Up to where windows fire: the least watermark of the inputs that have not ended.
+    fn reached(&self) -> EventTime {
+        let going_on = self.watermarks.iter().zip(&self.ended);
+        let going_on = going_on.filter(|(_, ended)| !**ended);
+        let least = going_on.map(|(watermark, _)| *watermark).min();
+        least.unwrap_or(ENDED)
     }
 
     /// All of it at this point, each window with the group of its key.
@@ -200,6 +226,7 @@ where
                 *start,
                 key.clone(),
                 window.panes,
+                window.changed,
                 window.value.clone(),
             )
         });
@@ -239,9 +266,13 @@ where
         }
         self.watermarks = snapshot.watermarks;
         let watermark = self.watermark();
-        for (group, start, key, panes, value) in snapshot.windows {
+        for (group, start, key, panes, changed, value) in snapshot.windows {
             if groups.contains(&group) {
-                let window = Window { panes, value };
+                let window = Window {
+                    panes,
+                    changed,
+                    value,
+                };
                 match self.extent.last_of(start) > watermark {
                     true => self.open.insert((start, key), window),
                     false => self.kept.insert((start, key), window),
@@ -269,6 +300,7 @@ pub fn window_hash<K: Serialize, A: Serialize>(start: EventTime, key: &K, value:
 fn fire<K, A: Clone>((start, key): (EventTime, K), window: &mut Window<A>) -> Fired<K, A> {
     let pane = window.panes;
     window.panes += 1;
+    window.changed = false;
     Fired {
         key,
         start,
@@ -305,6 +337,7 @@ mod tests {
             steps in prop::collection::vec((0usize..2, 0i64..500), 0..200),
             lateness_ms in 0i64..40,
             cut in 0usize..200,
+            ends in any::<bool>(),
             tasks in 1usize..4,
         ) {
             let extent = Extent { size_ms: SIZE_MS, lateness_ms };
@@ -314,6 +347,10 @@ mod tests {
             let fold = |all: &mut Vec<i64>, value| all.push(value);
             for (index, (input, number)) in steps.into_iter().enumerate() {
                 if index == cut {
+                    // The input has ended there, and grown since.
+                    for input in 0..if ends { 2 } else { 0 } {
+                        fired.extend(windows[0].advance(input, ENDED));
+                    }
                     let snapshot = windows[0].snapshot(groups);
                     let before = windows[0].fingerprint();
                     windows = (0..tasks).map(|task| {
@@ -338,7 +375,7 @@ mod tests {
             }
             for part in &mut windows {
                 for input in 0..2 {
-                    fired.extend(part.advance(input, EventTime(i64::MAX)));
+                    fired.extend(part.advance(input, EventTime(i64::MAX - 1)));
                 }
                 prop_assert!(part.is_empty());
             }
@@ -358,6 +395,31 @@ mod tests {
             }
             prop_assert_eq!(seen, added);
         }
+    }
+
+    #[test]
+    fn what_an_end_has_fired_is_corrected_once_there_is_more_and_not_repeated_otherwise() {
+        let extent = Extent {
+            size_ms: SIZE_MS,
+            lateness_ms: 0,
+        };
+        let (groups, sum) = (KeyGroups(8), |sum: &mut i64, value| *sum += value);
+        let mut windows: Windows<u8, i64> = Windows::new(extent, 1);
+        windows.add(keyed(3), sum);
+        windows.add(keyed(13), sum);
+        windows.advance(0, EventTime(5));
+        assert_eq!(windows.advance(0, ENDED).len(), 2, "nothing is waited for");
+        let snapshot = windows.snapshot(groups);
+        let mut windows: Windows<u8, i64> = Windows::new(extent, 1);
+        windows.restore(snapshot, &(0..8), groups).unwrap();
+        assert_eq!(windows.watermark(), EventTime(5), "of what was read");
+        windows.add(keyed(6), sum);
+        let fired = windows.advance(0, ENDED);
+        let fired: Vec<_> = fired
+            .into_iter()
+            .map(|of| (of.start.0, of.pane, of.value))
+            .collect();
+        assert_eq!(fired, [(0, 1, 9)]);
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub(super) async fn write_rows(
     };
     if !rows.is_empty() {
         let bytes = serde_json::to_vec(rows).expect("rows are plain data");
-        store.put(&path, bytes.into()).await?;
+        store.put(&path, &bytes).await?;
         prepared.object = Some(path.to_string());
     }
     Ok(prepared)

@@ -5,7 +5,7 @@ use crate::{
     exchange::remote::Ends,
     host::{Listener, Net},
     ids::AttemptId,
-    link::{self, garbage},
+    link::{self, garbage, Token},
     task::{Part, Report},
 };
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
@@ -27,8 +27,6 @@ struct Dial {
 
 /// Between two tries to reach a worker that does not know of the attempt yet.
 const DIAL_AGAIN: Duration = Duration::from_millis(30);
-/// Whoever connects says who it is within this time.
-const DIAL_WITHIN: Duration = Duration::from_secs(3);
 
 /// Takes the connections of other workers.
 pub(super) struct Switchboard<M> {
@@ -47,14 +45,21 @@ struct Board<M> {
 
 impl<M: DeserializeOwned + Send + 'static> Switchboard<M> {
     /// Nothing is waited for yet.
-    pub fn new(listener: Box<dyn Listener>) -> Self {
+    pub fn new(listener: Box<dyn Listener>, token: Token) -> Self {
         let board = Arc::new(Mutex::new(Board {
             attempt: AttemptId(0),
             ends: BTreeMap::new(),
             report: None,
             parts: Vec::new(),
         }));
-        let accepting = tokio::spawn(accept(listener, board.clone()));
+        let asked = board.clone();
+        let accepting = tokio::spawn(link::welcome(listener, token, move |dial, connection| {
+            let board = asked.clone();
+            async move {
+                // Whoever it was, it calls again if it matters.
+                let _ = answer(dial, connection, &board).await;
+            }
+        }));
         Switchboard {
             board,
             _accepting: Part(accepting),
@@ -78,30 +83,11 @@ impl<M: DeserializeOwned + Send + 'static> Switchboard<M> {
     }
 }
 
-async fn accept<M: DeserializeOwned + Send + 'static>(
-    listener: Box<dyn Listener>,
-    board: Arc<Mutex<Board<M>>>,
-) {
-    loop {
-        let Ok((connection, _)) = listener.accept().await else {
-            tokio::time::sleep(DIAL_AGAIN).await;
-            continue;
-        };
-        let board = board.clone();
-        tokio::spawn(async move {
-            // Whoever it was, it calls again if it matters.
-            let _ = answer(link::split(connection), &board).await;
-        });
-    }
-}
-
 async fn answer<M: DeserializeOwned + Send + 'static>(
-    (mut reader, mut writer): Directions,
+    dial: Dial,
+    (reader, mut writer): Directions,
     board: &Mutex<Board<M>>,
 ) -> io::Result<()> {
-    let dial = tokio::time::timeout(DIAL_WITHIN, reader.read::<Dial>()).await;
-    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let dial = dial.map_err(late)??.ok_or(io::ErrorKind::UnexpectedEof)?;
     let ends = {
         let mut board = board.lock().expect("the board");
         let ends = match board.attempt == dial.attempt {
@@ -135,12 +121,12 @@ async fn answer<M: DeserializeOwned + Send + 'static>(
 pub(super) async fn dial(
     net: Arc<dyn Net>,
     address: String,
+    token: Token,
     attempt: AttemptId,
     me: u32,
 ) -> io::Result<Directions> {
     loop {
-        if let Ok(connection) = net.connect(&address).await {
-            let (mut reader, mut writer) = link::split(connection);
+        if let Ok((mut reader, mut writer)) = link::call(&*net, &address, token).await {
             let dial = Dial { attempt, from: me };
             writer.write(&dial).await?;
             match reader.read::<bool>().await {

@@ -3,7 +3,7 @@
 use super::{BadInput, BrokerArguments};
 use engine::{
     host::{
-        real::{RealClock, RealDisk, RealNet},
+        real::{RealClock, RealDisk, RealEntropy, RealNet},
         Host,
     },
     ids::BrokerId,
@@ -56,6 +56,7 @@ async fn run(arguments: &BrokerArguments) -> Result<u8, BadInput> {
         disk: Arc::new(disk),
         net: Arc::new(RealNet),
         clock,
+        entropy: Arc::new(RealEntropy),
         // The log keeps nothing in objects.
         objects: Arc::new(InMemory::new()),
     };

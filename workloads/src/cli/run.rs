@@ -1,42 +1,49 @@
 //! `run`: a pipeline for real, with broker, job and sink in one process.
+//!
+//! It ends with exit code 0 only when the table is whole, and counted ([`table`]). Told to stop (ctrl-C, SIGTERM), it ends
+//! behind a savepoint, with the code that a shell gives for that signal. The same command goes on from wherever an
+//! earlier one has come to, and from the end, if the file has grown.
+
+mod progress;
+mod table;
 
 use super::{broker, BadInput, RunArguments};
 use crate::revenue::{
-    feed::{self, Fed, FeedError},
-    pipeline::{minute_name, revenue, RevenueRow},
+    feed::{Fed, Feed, Input, Progress},
+    pipeline::revenue,
     DEAD_LETTERS, EVENTS, SUMS,
 };
 use engine::{
-    checkpoint::{Entry, Store},
+    checkpoint::{store::StoreError, Entry, Manifest, Store},
     graph::Upstream,
     guarantee::Guarantee,
     host::{
-        real::{Lock, RealClock, RealDisk, RealNet},
+        real::{Lock, RealClock, RealDisk, RealEntropy, RealNet},
         Host,
     },
-    ids::{BrokerId, Offset, PartitionId},
+    ids::{BrokerId, CheckpointId, PartitionId},
     job::{Ended, JobConfig, JobError},
     log::{
         broker::{Broker, BrokerConfig},
         cluster::Cluster,
-        consumer::Consumer,
         TopicPartition,
     },
-    sink::{idempotent::Table, Objects, SinkKind},
+    sink::SinkKind,
     worker::WorkerConfig,
 };
-use futures::{select_biased, FutureExt};
-use indicatif::{ProgressBar, ProgressStyle};
+use futures::{future::BoxFuture, select_biased, FutureExt};
 use object_store::local::LocalFileSystem;
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{atomic::Ordering, Arc},
-    time::Duration,
-};
+use progress::show;
+use std::{cell::Cell, io, sync::Arc, time::Duration};
+use table::{NotWhole, Table};
+use tokio::signal::unix::{signal, Signal, SignalKind};
 
 /// Brokers of others have answered by then, or never will.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// A savepoint is there by then, or the run ends without one.
+const SAVEPOINT_WITHIN: Duration = Duration::from_secs(30);
+/// Between two tries to reach the coordinator.
+const STOP_AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) fn run(arguments: &RunArguments) -> Result<u8, BadInput> {
     if arguments.workload != "revenue" {
@@ -74,25 +81,26 @@ pub(super) fn run(arguments: &RunArguments) -> Result<u8, BadInput> {
             return Err(BadInput::new(text));
         }
     }
-    let lines = feed::check(&arguments.input).map_err(BadInput::new)?;
+    let input = Input::check(&arguments.input).map_err(BadInput::new)?;
     broker::prepare_process();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(BadInput::new)?;
-    runtime.block_on(Run::new(arguments, config, lines)?.finish())
+    runtime.block_on(Run::new(arguments, config, input)?.finish())
 }
 
 struct Run<'a> {
     arguments: &'a RunArguments,
     config: JobConfig,
-    lines: u64,
+    input: Input,
     host: Host,
+    store: Store,
     _lock: Lock,
 }
 
 impl Run<'_> {
-    fn new(arguments: &RunArguments, config: JobConfig, lines: u64) -> Result<Run<'_>, BadInput> {
+    fn new(arguments: &RunArguments, config: JobConfig, input: Input) -> Result<Run<'_>, BadInput> {
         let dir = arguments.dir.display();
         let wrong = |error: &dyn std::fmt::Display| BadInput::new(format!("{dir}: {error}"));
         let disk = RealDisk::new(&arguments.dir).map_err(|error| wrong(&error))?;
@@ -111,24 +119,44 @@ impl Run<'_> {
             disk: Arc::new(disk),
             net: Arc::new(RealNet),
             clock,
+            entropy: Arc::new(RealEntropy),
             objects: Arc::new(objects.with_fsync(true)),
         };
         Ok(Run {
             arguments,
+            store: Store::new(host.objects.clone(), &config.name),
             config,
-            lines,
+            input,
             host,
             _lock: lock,
         })
     }
 
     async fn finish(self) -> Result<u8, BadInput> {
+        let mut signals = Signals::new().map_err(BadInput::new)?;
         let (brokers, broker) = self.log().await?;
         let work = async {
             let cluster = Cluster::new(self.host.clone(), brokers.clone());
             self.ensure_input(&cluster, &brokers).await?;
-            self.process(&cluster, &brokers).await?;
-            self.print(&cluster).await
+            let (feed, fed) = self.feed(&cluster, &brokers).await?;
+            if !self.is_done(&feed, fed).await? {
+                let outcome = self.process(&feed, &brokers, &mut signals).await?;
+                if let Outcome::Stopped(how) = outcome {
+                    anstream::eprintln!("{}; the same command goes on from there", how.what);
+                    return Ok(how.code);
+                }
+            }
+            match Table::read(&self, &cluster).await {
+                Ok(table) => {
+                    table.print(self.arguments.json);
+                    Ok(0)
+                }
+                Err(NotWhole::Missing(error)) => Err(error),
+                Err(NotWhole::Miscounted(what)) => {
+                    anstream::eprintln!("error: {what}");
+                    Ok(1)
+                }
+            }
         };
         select_biased! {
             done = work.boxed_local().fuse() => done,
@@ -161,9 +189,7 @@ impl Run<'_> {
     }
 
     /// The log: that of others, or a broker in this process; what it says when it ends.
-    async fn log(
-        &self,
-    ) -> Result<(Vec<String>, futures::future::BoxFuture<'static, String>), BadInput> {
+    async fn log(&self) -> Result<(Vec<String>, BoxFuture<'static, String>), BadInput> {
         if let Some(brokers) = &self.arguments.brokers {
             let brokers = brokers.split(',').map(str::to_owned).collect();
             return Ok((brokers, Box::pin(std::future::pending())));
@@ -186,66 +212,200 @@ impl Run<'_> {
         Ok((vec![address], Box::pin(run)))
     }
 
-    /// Feeds the file and runs the job beside it; then runs the job to the end of its input.
-    async fn process(&self, cluster: &Cluster, brokers: &[String]) -> Result<(), BadInput> {
-        let fed = Fed::default();
-        let bar = ProgressBar::new(self.lines);
-        let style = "{bar:30} {human_pos}/{human_len} events in the log, {per_sec}; {msg}";
-        bar.set_style(ProgressStyle::with_template(style).expect("a right template"));
-        bar.enable_steady_tick(Duration::from_millis(200));
-        let store = Store::new(self.host.objects.clone(), &self.config.name);
-        let showing = async {
-            loop {
-                bar.set_position(fed.load(Ordering::Relaxed));
-                if let Ok(Some((number, entry))) = store.newest().await {
-                    let read: i64 = match &entry {
-                        Entry::Complete(manifest) => {
-                            manifest.positions().values().map(|at| at.0).sum()
-                        }
-                        _ => 0,
-                    };
-                    bar.set_message(format!("checkpoint {number}, {read} read"));
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
+    /// The feed of this job's input, and what it has fed before. Refuses what does not belong together: a file, a log and objects that are not of
+    /// the same job, or of which some are missing.
+    async fn feed(
+        &self,
+        cluster: &Cluster,
+        brokers: &[String],
+    ) -> Result<(Feed, Option<Fed>), BadInput> {
+        let mut feed = Feed {
+            cluster: cluster.clone(),
+            input: self.input.clone(),
+            partitions: self.arguments.partitions,
+            producer: self.config.producer.clone(),
+            job: String::new(),
         };
+        let fed = feed.fed().await.map_err(BadInput::new)?;
+        let known = self
+            .store
+            .identity()
+            .await
+            .map_err(|error| self.damaged(&error))?;
+        let (log, objects) = (brokers.join(","), self.arguments.dir.join("objects"));
+        let apart = |what: String| {
+            BadInput::new(format!(
+                "{what}. Nothing was changed. Bring back what is missing; or begin anew, with another --dir (and, over \
+                 --brokers, without the topics of this run)"
+            ))
+        };
+        match (&fed, &known) {
+            (Some(fed), None) => {
+                return Err(apart(format!(
+                    "{}: the job is not there, and {} lines were fed for it into the log at {log}",
+                    objects.display(),
+                    fed.lines
+                )));
+            }
+            (Some(fed), Some(known)) if fed.job != known.id => {
+                return Err(apart(format!(
+                    "{}: there is job {}, and the log at {log} was fed for job {}",
+                    objects.display(),
+                    known.id,
+                    fed.job
+                )));
+            }
+            _ => {}
+        }
+        if let Some(last) = self.last_manifest().await? {
+            self.check_log(&feed, (&fed, &log), &last)
+                .await
+                .map_err(apart)?;
+        }
+        if let Some(fed) = &fed {
+            feed.check(fed).map_err(BadInput::new)?;
+        }
+        let identity = self.store.identify(&self.host).await;
+        feed.job = identity.map_err(|error| self.damaged(&error))?.id;
+        Ok((feed, fed))
+    }
+
+    /// What a checkpoint has read and written must be in the log. The message says what is not.
+    async fn check_log(
+        &self,
+        feed: &Feed,
+        (fed, log): (&Option<Fed>, &str),
+        last: &Manifest,
+    ) -> Result<(), String> {
+        let positions = last.positions();
+        if fed.is_none() && positions.values().any(|position| position.0 > 0) {
+            return Err(format!(
+                "the log at {log} was never fed, and checkpoint {} has read it",
+                last.checkpoint
+            ));
+        }
+        for (partition, position) in positions {
+            let of = TopicPartition::new(EVENTS, partition);
+            let end = feed.cluster.stable_offset(&of).await;
+            let end = end.map_err(|error| format!("{of}, in the log at {log}: {error}"))?;
+            if end < position {
+                return Err(format!(
+                    "{of} ends at {end} in the log at {log}, and checkpoint {} has read up to {position}",
+                    last.checkpoint
+                ));
+            }
+        }
+        if last.job.sink == SinkKind::Objects {
+            return Ok(());
+        }
+        for topic in [SUMS, DEAD_LETTERS] {
+            for index in 0..last.job.output_partitions {
+                let of = TopicPartition::new(topic, PartitionId(index));
+                let there = feed.cluster.stable_offset(&of).await;
+                there.map_err(|error| format!("{of}, in the log at {log}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest complete checkpoint. Refuses a manifest log that is not whole.
+    async fn last_manifest(&self) -> Result<Option<Manifest>, BadInput> {
+        let manifests = self.store.manifests().await;
+        let mut manifests = manifests.map_err(|error| self.damaged(&error))?;
+        Ok(manifests.pop())
+    }
+
+    /// Something is wrong with the job's objects.
+    fn damaged(&self, error: &StoreError) -> BadInput {
+        BadInput::new(format!(
+            "{}: {error}. Bring it back from a copy; or begin anew, with another --dir",
+            self.arguments.dir.join("objects").display()
+        ))
+    }
+
+    /// Whether the job has finished, and there is nothing that was not fed, or not read.
+    async fn is_done(&self, feed: &Feed, fed: Option<Fed>) -> Result<bool, BadInput> {
+        let newest = self.store.newest().await;
+        let newest = newest.map_err(|error| self.damaged(&error))?;
+        if !matches!(newest, Some((_, Entry::Finished(_)))) {
+            return Ok(false);
+        }
+        if fed.is_none_or(|fed| fed.bytes < self.input.bytes) {
+            return Ok(false);
+        }
+        let last = self.last_manifest().await?;
+        for (partition, position) in last.map(|last| last.positions()).unwrap_or_default() {
+            let of = TopicPartition::new(EVENTS, partition);
+            let end = feed.cluster.stable_offset(&of).await;
+            if end.map_err(BadInput::new)? > position {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Feeds the file and runs the job beside it; then runs the job to the end of its input.
+    async fn process(
+        &self,
+        feed: &Feed,
+        brokers: &[String],
+        signals: &mut Signals,
+    ) -> Result<Outcome, BadInput> {
+        let progress = Progress::default();
         let port = free_port(&self.host).await.map_err(BadInput::new)?;
-        let working = self.work(brokers, &port);
+        let (is_fed, told) = (Cell::new(false), Cell::new(None));
         let processing = async {
-            let (input, partitions) = (&self.arguments.input, self.arguments.partitions);
-            let producer = self.config.producer.clone();
             let feeding = async {
-                let fed = feed::feed(cluster, input, partitions, producer, &fed).await;
-                fed.map_err(|error: FeedError| BadInput::new(error))?;
+                feed.run(&progress).await.map_err(BadInput::new)?;
                 // The job goes on from where it stops, and knows then where its input ends.
-                loop {
-                    match engine::job::stop(&self.host, &port).await {
-                        Ok(checkpoint) => return Ok(checkpoint),
-                        Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-                    }
-                }
+                is_fed.set(true);
+                Ok(self.stop(&port).await)
             };
             let unbounded = self.coordinate(brokers, &port, false);
-            // A feed that cannot go on ends the job; a job that has finished needs no feed.
-            let ended = select_biased! {
-                ended = unbounded.boxed_local().fuse() => ended,
-                fed = feeding.boxed_local().fuse() => match fed {
-                    Err(error) => Err(error),
-                    Ok(checkpoint) => Ok(Ended::Stopped(checkpoint)),
-                },
+            // A feed that cannot go on ends the job.
+            let mut ended = select_biased! {
+                ended = unbounded.boxed_local().fuse() => ended?,
+                fed = feeding.boxed_local().fuse() => Ended::Stopped(fed?),
             };
-            match ended? {
-                Ended::Finished(_) => Ok(()),
-                Ended::Stopped(_) => self.coordinate(brokers, &port, true).await.map(drop),
+            if is_fed.get() && told.get().is_none() {
+                ended = self.coordinate(brokers, &port, true).await?;
             }
+            Ok(match ended {
+                Ended::Finished(_) => Outcome::Finished,
+                Ended::Stopped(checkpoint) => {
+                    Outcome::Stopped(Stopped::behind(told.get(), Some(checkpoint)))
+                }
+            })
         };
-        let done = select_biased! {
+        let stopping = async {
+            let code = signals.next().await;
+            told.set(Some(code));
+            anstream::eprintln!("stopping behind a savepoint; once more ends it at once");
+            let stopped = tokio::time::timeout(SAVEPOINT_WITHIN, self.stop(&port)).fuse();
+            let checkpoint = select_biased! {
+                stopped = std::pin::pin!(stopped) => stopped.ok(),
+                _ = signals.next().boxed_local().fuse() => None,
+            };
+            Ok(Outcome::Stopped(Stopped::behind(Some(code), checkpoint)))
+        };
+        let working = self.work(brokers, &port);
+        let showing = show(&progress, self.input.lines, &self.store);
+        select_biased! {
             done = processing.boxed_local().fuse() => done,
+            stopped = stopping.boxed_local().fuse() => stopped,
             error = working.boxed_local().fuse() => Err(error),
-            () = showing.boxed_local().fuse() => Ok(()),
-        };
-        bar.finish_and_clear();
-        done
+            never = showing.boxed_local().fuse() => match never {},
+        }
+    }
+
+    /// Stops the job, as soon as somebody coordinates it.
+    async fn stop(&self, port: &str) -> CheckpointId {
+        loop {
+            match engine::job::stop(&self.host, &self.store, port).await {
+                Ok(checkpoint) => return checkpoint,
+                Err(_) => tokio::time::sleep(STOP_AGAIN).await,
+            }
+        }
     }
 
     /// Coordinates the job, until its input ends if it is `bounded`.
@@ -257,6 +417,8 @@ impl Run<'_> {
     ) -> Result<Ended, BadInput> {
         let config = JobConfig {
             bounded,
+            // Whoever runs it again has seen that there is more.
+            beyond_finish: true,
             ..self.config.clone()
         };
         let job = revenue(Upstream::Repeats, 0);
@@ -293,74 +455,54 @@ impl Run<'_> {
             Err(error) => BadInput::new(format!("a worker: {error}")),
         }
     }
+}
 
-    /// Prints the table.
-    async fn print(&self, cluster: &Cluster) -> Result<u8, BadInput> {
-        let rows = match self.config.sink {
-            SinkKind::Objects => self.rows_of_objects().await?,
-            _ => self.rows_of_topic(cluster).await?,
-        };
-        if self.arguments.json {
-            for row in rows.values() {
-                anstream::println!("{}", serde_json::to_string(row).expect("plain data"));
-            }
-            return Ok(0);
-        }
-        let (mut orders, mut cents) = (0, 0);
-        for row in rows.values() {
-            let minute = minute_name(row.minute_ms);
-            let sum = row.cents as f64 / 100.0;
-            anstream::println!("{minute:<28} {:>9} orders {sum:>16.2}", row.orders);
-            orders += row.orders;
-            cents += row.cents;
-        }
-        let (minutes, sum) = (rows.len(), cents as f64 / 100.0);
-        anstream::println!("{minutes} minutes, {orders} orders, {sum:.2} in all");
-        Ok(0)
-    }
+/// How a run ends that nothing went wrong with.
+enum Outcome {
+    Finished,
+    Stopped(Stopped),
+}
 
-    async fn rows_of_objects(&self) -> Result<BTreeMap<i64, RevenueRow>, BadInput> {
-        let store = Store::new(self.host.objects.clone(), &self.config.name);
-        let mut rows = BTreeMap::new();
-        for manifest in store.manifests().await.map_err(BadInput::new)? {
-            let read = Objects::read(&store, &manifest)
-                .await
-                .map_err(BadInput::new)?;
-            for (task, row) in read {
-                if !task.starts_with("source") {
-                    let row = parse(row.value.as_bytes())?;
-                    rows.insert(row.minute_ms, row);
-                }
-            }
-        }
-        Ok(rows)
-    }
+/// It was told to stop before its input had ended.
+struct Stopped {
+    code: u8,
+    what: String,
+}
 
-    async fn rows_of_topic(
-        &self,
-        cluster: &Cluster,
-    ) -> Result<BTreeMap<i64, RevenueRow>, BadInput> {
-        let (mut rows, mut table) = (BTreeMap::new(), Table::default());
-        for index in 0..self.config.partitions {
-            let of = TopicPartition::new(SUMS, PartitionId(index));
-            let end = cluster.stable_offset(&of).await.map_err(BadInput::new)?;
-            let mut consumer = Consumer::new(cluster.clone(), of, Offset(0));
-            while consumer.position() < end {
-                for record in consumer.poll().await.map_err(BadInput::new)? {
-                    if self.config.sink == SinkKind::Idempotent && !table.apply(&record) {
-                        continue;
-                    }
-                    let row = parse(record.value.as_deref().unwrap_or_default())?;
-                    rows.insert(row.minute_ms, row);
-                }
-            }
+impl Stopped {
+    /// By a signal with this exit code, or by somebody who may; behind a savepoint, if there is one.
+    fn behind(signal: Option<u8>, savepoint: Option<CheckpointId>) -> Stopped {
+        Stopped {
+            // Whoever else has stopped it knows that the table is not whole; this process only knows that it is not.
+            code: signal.unwrap_or(2),
+            what: match savepoint {
+                Some(checkpoint) => format!("stopped behind savepoint {checkpoint}"),
+                None => "ended without a savepoint, at the newest checkpoint".to_owned(),
+            },
         }
-        Ok(rows)
     }
 }
 
-fn parse(row: &[u8]) -> Result<RevenueRow, BadInput> {
-    serde_json::from_slice(row).map_err(|error| BadInput::new(format!("{SUMS}: {error}")))
+/// What tells the process to stop.
+struct Signals([(Signal, u8); 2]);
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        // As a shell does: 128 and the number of the signal.
+        let listen = |kind: SignalKind| Ok((signal(kind)?, 128 + kind.as_raw_value() as u8));
+        let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(listen);
+        let [interrupt, terminate]: [io::Result<_>; 2] = signals;
+        Ok(Signals([interrupt?, terminate?]))
+    }
+
+    /// Waits for one; the exit code that says so.
+    async fn next(&mut self) -> u8 {
+        let [(interrupt, interrupted), (terminate, terminated)] = &mut self.0;
+        select_biased! {
+            _ = interrupt.recv().boxed_local().fuse() => *interrupted,
+            _ = terminate.recv().boxed_local().fuse() => *terminated,
+        }
+    }
 }
 
 /// An address on this machine that nobody listens on.

@@ -305,11 +305,12 @@ where
 async fn stop(node: sim::Host, after_ms: u64) {
     const TRIES: usize = 20;
     let host = cluster::host(&node);
+    let store = Store::new(host.objects.clone(), "revenue");
     tokio::time::sleep(Duration::from_millis(after_ms)).await;
     let tries = if after_ms == 0 { 0 } else { TRIES };
     'tries: for _ in 0..tries {
         for address in coordinator_addresses() {
-            let stopping = job::stop(&host, &address);
+            let stopping = job::stop(&host, &store, &address);
             if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_secs(5), stopping).await {
                 break 'tries;
             }
