@@ -14,6 +14,7 @@ mod fuzz;
 mod guarded;
 mod records;
 pub(crate) mod skeleton;
+pub mod validate;
 
 use kafka_protocol::messages::ApiKey;
 

@@ -13,6 +13,7 @@ use engine::{
     wire::{
         batch::{self, Identity},
         frame,
+        validate::Checked,
     },
 };
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
@@ -139,7 +140,7 @@ fn a_flipped_bit_is_never_skipped() {
                 sequence: Sequence(-1),
                 transactional: false,
             };
-            let batch = batch::encode(&[record], by).unwrap();
+            let batch = Checked::ours(batch::encode(&[record], by).unwrap()).unwrap();
             let appended = partition.append(&batch, None).await.unwrap();
             partition.wait_synced(appended.end_offset).await.unwrap();
         }

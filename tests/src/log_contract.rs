@@ -4,6 +4,8 @@
 //! The simulated brokers in the simulated build; in the real build (`cargo live-test`) our broker on real disks
 //! and sockets or, if `SEEDBED_KAFKA` says HOST:PORT, whatever listens there.
 
+mod forged;
+
 use bytes::Bytes;
 use engine::{
     ids::{Offset, PartitionId},
@@ -22,6 +24,7 @@ use engine::{
     record::NewRecord,
     wire::batch::Outcome,
 };
+use forged::{a_forged_batch_freezes_no_partition, what_readers_could_not_take_apart_is_refused};
 use std::{collections::BTreeSet, time::Duration};
 
 /// Somewhere with a log: a host, and its brokers. Names with the tag in them are nobody else's.
@@ -487,4 +490,6 @@ contract! {
     a_prepared_transaction_is_ended_by_its_identity
     a_transaction_that_takes_too_long_is_aborted
     a_group_shares_and_fences
+    what_readers_could_not_take_apart_is_refused
+    a_forged_batch_freezes_no_partition
 }

@@ -34,7 +34,7 @@ use futures::{future::BoxFuture, select_biased, FutureExt};
 use kafka_protocol::{error::ResponseError, protocol::Request};
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 use tokio::{
-    sync::{Mutex, Notify},
+    sync::{Mutex, Notify, Semaphore},
     time::Instant,
 };
 
@@ -120,6 +120,8 @@ pub struct Broker {
     peers: Cluster,
     peer_connections: Mutex<BTreeMap<usize, SharedConnection>>,
     started: Instant,
+    /// Large batches that are unpacked to be checked, at most so many at a time: each takes memory.
+    unpacking: Semaphore,
 }
 
 /// A broker that has its port, and does not answer yet.
@@ -164,6 +166,8 @@ const PRODUCER_IDS_PER_BLOCK: i64 = 1000;
 /// Ids of different brokers differ in their upper bits.
 const BROKER_SHIFT: u32 = 40;
 
+const UNPACKING_MAX: usize = 2;
+
 /// An answer that may still have to wait, for a sync or for records.
 pub type Later<T> = BoxFuture<'static, T>;
 
@@ -207,6 +211,7 @@ impl Broker {
             peers,
             peer_connections: Mutex::default(),
             started: Instant::now(),
+            unpacking: Semaphore::new(UNPACKING_MAX),
         });
         Ok(Bound { broker, listener })
     }

@@ -22,7 +22,10 @@ use crate::{
     host::{Disk, File},
     ids::Offset,
     watched::Watched,
-    wire::batch::{self, BatchError, BatchHeader, Marker},
+    wire::{
+        batch::{self, BatchError, BatchHeader, Marker},
+        validate::Checked,
+    },
 };
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
@@ -76,7 +79,7 @@ pub struct Appended {
 /// Why a batch was not appended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// It is not a batch.
+    /// A batch of our own is none.
     #[error(transparent)]
     Batch(#[from] BatchError),
     /// A batch before it is missing.
@@ -94,9 +97,6 @@ pub enum AppendError {
     /// It does not belong to the transaction that its producer has open.
     #[error("not in the producer's transaction")]
     NotTransactional,
-    /// Only brokers write markers.
-    #[error("a control batch")]
-    Control,
     /// Its topic is deleted.
     #[error("the topic is deleted")]
     Deleted,
@@ -113,13 +113,10 @@ impl Partition {
     /// transaction needs the guard that an earlier try was refused with.
     pub async fn append(
         &self,
-        batch: &Bytes,
+        batch: &Checked,
         guard: Option<Guard>,
     ) -> Result<Appended, AppendError> {
-        let header = batch::check(batch)?;
-        if header.control {
-            return Err(AppendError::Control);
-        }
+        let (header, batch) = (*batch.header(), batch.bytes());
         let mut inner = self.inner.lock().await;
         match inner.producers.decide(&header, guard) {
             Decision::Append => self.append_here(&mut inner, batch, header, None).await,

@@ -3,7 +3,7 @@
 //!
 //! | the batch's epoch and sequence | decision |
 //! |---|---|
-//! | no producer id | append |
+//! | no producer id | append, unless it is of a transaction |
 //! | an older epoch | fenced |
 //! | unknown producer, or a newer epoch; sequence 0 | append |
 //! | unknown producer; any other sequence | unknown producer |
@@ -12,10 +12,15 @@
 //! | before those | duplicate: its offset is forgotten |
 //! | anything else | out of order |
 //!
+//! While a transaction of its producer is open here, only batches of a transaction are appended, whatever their epoch
+//! is: a batch outside of it could give the producer an epoch that its coordinator knows nothing of, and the marker
+//! that ends the transaction would come too late for it.
+//!
 //! | the marker's number | decision |
 //! |---|---|
 //! | not above the last one's | done already |
-//! | above it, but an older epoch | fenced |
+//! | above it, but an older epoch, and nothing is open | done: there is nothing to end |
+//! | above it, but an older epoch than that of what is open | fenced |
 //! | anything else | append; what was open ends, its epoch is the producer's from now on |
 //!
 //! A batch that would begin a transaction needs a [`Guard`]: somebody has asked the coordinator, and no marker
@@ -148,7 +153,11 @@ impl Producers {
     /// What to do with a batch that has this header.
     pub fn decide(&self, batch: &BatchHeader, guard: Option<Guard>) -> Decision {
         if batch.producer.0 < 0 {
-            return Decision::Append;
+            return match batch.transactional {
+                // Nobody could end it.
+                true => Decision::NotTransactional,
+                false => Decision::Append,
+            };
         }
         let known = self.known.get(&batch.producer);
         if known.is_some_and(|known| known.epoch > batch.epoch) {
@@ -158,10 +167,13 @@ impl Producers {
             Decision::Append => {}
             other => return other,
         }
-        let is_open = known.is_some_and(|known| known.open.is_some() && known.epoch == batch.epoch);
+        let open = known.filter(|known| known.open.is_some());
+        if !batch.transactional && open.is_some() {
+            return Decision::NotTransactional;
+        }
+        let is_open = open.is_some_and(|known| known.epoch == batch.epoch);
         match (batch.transactional, is_open) {
-            (false, true) => Decision::NotTransactional,
-            (false, false) | (true, true) => Decision::Append,
+            (false, _) | (true, true) => Decision::Append,
             (true, false) if guard.is_some() && self.guard(batch) == guard => Decision::Append,
             (true, false) => Decision::Verify,
         }
@@ -190,7 +202,10 @@ impl Producers {
     pub fn decide_marker(&self, marker: &Marker) -> MarkerDecision {
         match self.known.get(&marker.producer) {
             Some(known) if marker.number <= known.number => MarkerDecision::Done,
-            Some(known) if marker.epoch < known.epoch => MarkerDecision::Fenced,
+            Some(known) if marker.epoch < known.epoch => match known.open {
+                Some(_) => MarkerDecision::Fenced,
+                None => MarkerDecision::Done,
+            },
             _ => MarkerDecision::Append,
         }
     }
@@ -463,6 +478,62 @@ mod tests {
                 acked += usize::from(answered);
             }
             prop_assert!(log.iter().enumerate().all(|(place, index)| place == *index));
+        }
+    }
+
+    proptest! {
+        /// Whatever others append with a producer's id, the marker of its coordinator ends what is open. (A batch
+        /// outside of the transaction, with a newer epoch, once fenced the marker.)
+        #[test]
+        fn no_forged_batch_keeps_a_transaction_open(
+            steps in prop::collection::vec((0u8..3, 0i16..6, 0i32..3, any::<bool>()), 1..60)
+        ) {
+            let mut producers = Producers::default();
+            let (mut end, mut epoch, mut number) = (0, 0, 0);
+            let mut append = |producers: &mut Producers, header: &BatchHeader, guard| {
+                let decision = producers.decide(header, guard);
+                if decision == Decision::Append {
+                    producers.apply(&BatchHeader { base_offset: Offset(end), ..*header }, None);
+                    end += 1;
+                }
+                decision
+            };
+            for (what, forged, sequence, transactional) in steps {
+                match what {
+                    // Its coordinator knows of this one.
+                    0 => {
+                        let own = BatchHeader { transactional: true, ..batch(epoch, 0, 1, 0) };
+                        if append(&mut producers, &own, None) == Decision::Verify {
+                            let guard = producers.begin_verification(&own);
+                            let decision = append(&mut producers, &own, Some(guard));
+                            prop_assert_eq!(decision, Decision::Append);
+                        }
+                    }
+                    1 => {
+                        let header = BatchHeader { transactional, ..batch(forged, sequence, 1, 0) };
+                        append(&mut producers, &header, None);
+                    }
+                    _ => {
+                        number += 1;
+                        let marker = Marker {
+                            producer: ProducerId(9),
+                            epoch: ProducerEpoch(epoch),
+                            outcome: Outcome::Commit,
+                            number,
+                        };
+                        match producers.decide_marker(&marker) {
+                            MarkerDecision::Append => {
+                                let header = BatchHeader { control: true, ..batch(epoch, -1, 1, 0) };
+                                producers.apply(&header, Some(&marker));
+                            }
+                            MarkerDecision::Done => {}
+                            MarkerDecision::Fenced => prop_assert!(false, "it stays open for ever"),
+                        }
+                        prop_assert!(producers.active().iter().all(|one| one.open.is_none()));
+                        epoch += 1;
+                    }
+                }
+            }
         }
     }
 

@@ -184,7 +184,7 @@ impl BatchHeader {
         if count == 0 {
             return Err(BatchError::Count(0));
         }
-        let attributes = i16::from_be_bytes(field(bytes, 21));
+        let attributes = attributes(bytes);
         Ok(BatchHeader {
             base_offset: Offset(i64::from_be_bytes(field(bytes, 0))),
             bytes: claimed as usize,
@@ -219,6 +219,33 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 /// Gives a batch its place in the log. The checksum does not cover it.
 pub fn set_base_offset(batch: &mut [u8], offset: Offset) {
     batch[..8].copy_from_slice(&offset.0.to_be_bytes());
+}
+
+/// Corrects the newest timestamp of a batch, and with it its checksum.
+pub(super) fn set_max_timestamp(batch: &mut [u8], time_ms: i64) {
+    batch[35..43].copy_from_slice(&time_ms.to_be_bytes());
+    let checksum = crc32c::crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// The attributes of a batch whose header was read.
+pub(super) fn attributes(batch: &[u8]) -> i16 {
+    i16::from_be_bytes(field(batch, 21))
+}
+
+/// How the records of a batch with these attributes are packed.
+pub(super) fn codec(attributes: i16) -> i16 {
+    attributes & COMPRESSION
+}
+
+/// Whether the broker has given the records of a batch with these attributes their time.
+pub(super) fn is_log_append_time(attributes: i16) -> bool {
+    attributes & LOG_APPEND_TIME != 0
+}
+
+/// What the times of the records of a batch are relative to.
+pub(super) fn first_timestamp_ms(batch: &[u8]) -> i64 {
+    i64::from_be_bytes(field(batch, 27))
 }
 
 /// Builds one batch.
@@ -344,28 +371,16 @@ fn decode_one(bytes: Bytes) -> Result<Batch, BatchError> {
 
 /// The records of a whole batch that has this header.
 fn read_records(header: &BatchHeader, bytes: &Bytes) -> Result<Vec<Record>, BatchError> {
-    let attributes = i16::from_be_bytes(field(bytes, 21));
+    let attributes = attributes(bytes);
     let frame = records::Frame {
         count: header.records,
         offsets: header.count,
         base_offset: header.base_offset,
-        first_timestamp_ms: i64::from_be_bytes(field(bytes, 27)),
-        timestamp_ms: (attributes & LOG_APPEND_TIME != 0).then_some(header.max_timestamp_ms),
+        first_timestamp_ms: first_timestamp_ms(bytes),
+        timestamp_ms: is_log_append_time(attributes).then_some(header.max_timestamp_ms),
     };
     let plain = compression::unpack(bytes.slice(HEADER_BYTES..), attributes)?;
     records::read(plain, &frame)
-}
-
-/// Checks a batch that somebody sends to be kept: its header, and its records, unless they are packed.
-pub fn check(bytes: &Bytes) -> Result<BatchHeader, BatchError> {
-    let header = BatchHeader::read(bytes)?;
-    if header.records != header.count {
-        return Err(BatchError::Count(header.records));
-    }
-    if i16::from_be_bytes(field(bytes, 21)) & COMPRESSION == 0 {
-        read_records(&header, bytes)?;
-    }
-    Ok(header)
 }
 
 #[cfg(test)]

@@ -44,7 +44,8 @@ pub(super) fn read(mut bytes: Bytes, frame: &Frame) -> Result<Vec<Record>, Batch
         let mut headers = Vec::new();
         for _ in 0..number::<i32>(&mut body)? {
             let name = take(&mut body)?.ok_or_else(|| wrong("a header without a name"))?;
-            let name = String::from_utf8(name.into()).map_err(|_| wrong("a header's name"))?;
+            // Kafka's clients, too, read a name that is not text as well as they can.
+            let name = String::from_utf8_lossy(&name).into_owned();
             headers.push((name, take(&mut body)?.unwrap_or_default()));
         }
         if body.has_remaining() {

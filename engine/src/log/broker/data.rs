@@ -8,7 +8,7 @@ use crate::{
         transactions::TransactionVersion,
         LogError, TopicPartition,
     },
-    wire::batch::BatchHeader,
+    wire::validate::{Checked, Checking, Refusal},
 };
 use bytes::Bytes;
 use futures::{select_biased, FutureExt};
@@ -57,7 +57,10 @@ impl Broker {
                 let appended = match request.acks {
                     // What their coordinators write there is theirs alone.
                     _ if is_internal(&to.topic) => Err(ResponseError::InvalidTopicException),
-                    -1..=1 => self.append(&to, &records, transaction.as_ref()).await,
+                    -1..=1 => match self.check(records, version, transaction.is_some()).await {
+                        Ok(batch) => self.append(&to, &batch, transaction.as_ref()).await,
+                        Err(error) => Err(error),
+                    },
                     _ => Err(ResponseError::InvalidRequiredAcks),
                 };
                 partitions.push((data.index, appended));
@@ -86,31 +89,58 @@ impl Broker {
         .boxed()
     }
 
+    /// Checks a batch of a client before it is kept, with the errors that Apache Kafka gives.
+    async fn check(
+        &self,
+        records: Bytes,
+        version: i16,
+        is_in_transaction: bool,
+    ) -> Result<Checked, ResponseError> {
+        let newest_ms = self.host.clock.now_ms().saturating_add(FUTURE_MS_MAX);
+        let mut checking = Checking::begin(records, newest_ms).map_err(code_of)?;
+        if checking.codec() == ZSTD && version < PRODUCE_ZSTD {
+            return Err(ResponseError::UnsupportedCompressionType);
+        }
+        if checking.is_transactional() && !is_in_transaction {
+            // Whoever names no transactional id has no right to any.
+            return Err(ResponseError::TransactionalIdAuthorizationFailed);
+        }
+        let mut unpacking = None;
+        loop {
+            if let Some(checked) = checking.go_on().map_err(code_of)? {
+                return Ok(checked);
+            }
+            // It is a large one: others are served meanwhile.
+            tokio::task::yield_now().await;
+            if checking.codec() != 0 && unpacking.is_none() {
+                unpacking = self.unpacking.acquire().await.ok();
+            }
+        }
+    }
+
     /// Appends a batch. One that begins a transaction here is verified with its coordinator first (KIP-890),
     /// and once more if meanwhile a marker came: it may have been that of the transaction before, or of this.
     pub(super) async fn append(
         self: &Arc<Self>,
         to: &TopicPartition,
-        records: &Bytes,
+        batch: &Checked,
         transaction: Option<&(String, TransactionVersion)>,
     ) -> Waiting {
         let partition = self.partition(to).await?;
         let mut guard = None;
         loop {
-            let (appending, batch) = (partition.clone(), records.clone());
-            let appended = to_its_end(async move { appending.append(&batch, guard).await }).await;
+            let (appending, appended) = (partition.clone(), batch.clone());
+            let appended =
+                to_its_end(async move { appending.append(&appended, guard).await }).await;
             match appended {
                 Ok(appended) => return Ok((partition, appended)),
                 Err(AppendError::Verify(needed)) => {
                     let (id, version) = transaction.ok_or(ResponseError::InvalidTxnState)?;
-                    let header = BatchHeader::peek(records).expect("it was read");
-                    let who = (header.producer, header.epoch);
+                    let who = (batch.header().producer, batch.header().epoch);
                     self.join_transaction(id, who, to, *version).await?;
                     guard = Some(needed);
                 }
-                Err(AppendError::Batch(_) | AppendError::Control) => {
-                    return Err(ResponseError::CorruptMessage)
-                }
+                Err(AppendError::Batch(_)) => return Err(ResponseError::CorruptMessage),
                 Err(AppendError::OutOfOrder) => {
                     return Err(ResponseError::OutOfOrderSequenceNumber)
                 }
@@ -294,6 +324,24 @@ impl Broker {
             }
             _ => Err(ResponseError::UnsupportedVersion),
         }
+    }
+}
+
+/// The number of zstd in a batch's attributes, and the first version of Produce that may carry it (KIP-110).
+const ZSTD: i16 = 4;
+const PRODUCE_ZSTD: i16 = 7;
+
+/// Records may come from so far in the future: Kafka's default of `message.timestamp.after.max.ms` (KIP-1030).
+const FUTURE_MS_MAX: i64 = 3_600_000;
+
+fn code_of(refusal: Refusal) -> ResponseError {
+    match refusal {
+        Refusal::Corrupt(_) => ResponseError::CorruptMessage,
+        Refusal::Invalid(_) | Refusal::Packed(_) => ResponseError::InvalidRecord,
+        Refusal::Codec(_) => ResponseError::UnsupportedCompressionType,
+        Refusal::TooLarge => ResponseError::MessageTooLarge,
+        Refusal::Timestamp { .. } => ResponseError::InvalidTimestamp,
+        Refusal::Epoch(_) => ResponseError::InvalidProducerEpoch,
     }
 }
 

@@ -16,7 +16,10 @@ use crate::{
         transactions::TransactionVersion,
         TopicPartition,
     },
-    wire::batch::{self, Batch, Identity},
+    wire::{
+        batch::{self, Batch, Identity},
+        validate::Checked,
+    },
 };
 use bytes::Bytes;
 use futures::FutureExt;
@@ -377,11 +380,12 @@ impl Broker {
             .map(|entry| entry.to_record(now_ms))
             .collect();
         let bytes = batch::encode(&records, by).map_err(|_| ResponseError::UnknownServerError)?;
+        let batch = Checked::ours(bytes).map_err(|_| ResponseError::UnknownServerError)?;
         let appended = match transaction {
             None => {
                 let partition = coordinator.fold.partition().clone();
                 let appending = partition.clone();
-                let appended = to_its_end(async move { appending.append(&bytes, None).await });
+                let appended = to_its_end(async move { appending.append(&batch, None).await });
                 match appended.await {
                     Ok(appended) => Ok((partition, appended)),
                     Err(AppendError::Log(error)) => {
@@ -396,7 +400,7 @@ impl Broker {
                     return Err(ResponseError::InvalidRequest);
                 };
                 let to = TopicPartition::new(OFFSETS_TOPIC, self.coordinator_of(group));
-                self.append(&to, &bytes, Some(&transaction)).await
+                self.append(&to, &batch, Some(&transaction)).await
             }
         };
         let end = appended.as_ref().map(|(_, appended)| appended.end_offset);

@@ -17,7 +17,10 @@ use crate::{
         TopicPartition,
     },
     record::NewRecord,
-    wire::batch::{self, Batch, Body, Identity, Outcome},
+    wire::{
+        batch::{self, Batch, Body, Identity, Outcome},
+        validate::Checked,
+    },
 };
 use kafka_protocol::{
     error::ResponseError,
@@ -242,8 +245,9 @@ impl Broker {
                 transactional: false,
             };
             let bytes = batch::encode(&[record], by).expect("one record");
+            let checked = Checked::ours(bytes).expect("it was just built");
             let partition = coordinator.fold.partition();
-            let appended = match partition.append(&bytes, None).await {
+            let appended = match partition.append(&checked, None).await {
                 Ok(appended) => appended,
                 Err(AppendError::Log(error)) => {
                     broker.fail(error);
