@@ -163,15 +163,18 @@ pub enum Verdict {
     Clean,
     /// A claim was broken; the first anomaly names the verdict.
     Broken(Vec<Anomaly>),
+    /// Something was damaged at rest, and the program under test has said so: by file and place, a line each.
+    Detected(Vec<String>),
     /// Nothing was committed or compared: the run says nothing.
     Vacuous(String),
 }
 
 impl Verdict {
-    /// `clean`, `vacuous`, or the kind of the first anomaly.
+    /// `clean`, `detected`, `vacuous`, or the kind of the first anomaly.
     pub fn name(&self) -> &'static str {
         match self {
             Verdict::Clean => "clean",
+            Verdict::Detected(_) => "detected",
             Verdict::Vacuous(_) => "vacuous",
             Verdict::Broken(anomalies) => anomalies[0].kind.name(),
         }

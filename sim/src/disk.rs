@@ -9,19 +9,24 @@
 //! part. After a failed sync the dirty pages are in doubt: the cache shows them and counts them as clean,
 //! whether or not they reached the platter (as Linux does: "fsyncgate", 2018), so that a later sync
 //! that succeeds says nothing about them.
+//!
+//! What is durable may be damaged at rest, if the plan says so: see [`What::DAMAGE`](crate::What::DAMAGE).
 
+mod decay;
 mod file;
 mod volume;
 
 pub use file::File;
 
 use crate::{
-    fault::DiskOp,
+    fault::{DiskOp, Fault, What},
     node::{Dead, Host, NodeIndex},
     plan::DiskProfile,
     trace::Value,
     Seed,
 };
+use decay::Past;
+pub(crate) use decay::Wound;
 use madsim::{plugin::Simulator, rand::GlobalRng, time::TimeHandle, Config};
 use std::{
     collections::BTreeMap,
@@ -40,6 +45,8 @@ struct Inner {
     seed: Seed,
     profile: DiskProfile,
     volumes: BTreeMap<NodeIndex, Volume>,
+    /// The plan has damage at rest, and whether old versions of files come back.
+    damage: Option<bool>,
 }
 
 impl Simulator for Disks {
@@ -49,6 +56,7 @@ impl Simulator for Disks {
                 seed: Seed(0),
                 profile: DiskProfile::default(),
                 volumes: BTreeMap::new(),
+                damage: None,
             }),
         }
     }
@@ -70,10 +78,14 @@ pub struct Damage {
 }
 
 impl Disks {
-    pub(crate) fn configure(&self, seed: Seed, profile: DiskProfile) {
+    pub(crate) fn configure(&self, seed: Seed, profile: DiskProfile, faults: &[Fault]) {
         let mut inner = self.lock();
         inner.seed = seed;
         inner.profile = profile;
+        let mut damage = faults.iter().filter(|fault| fault.what.damage().is_some());
+        let comes_back = |fault: &Fault| matches!(fault.what, What::StaleFile(_));
+        let has_damage = damage.clone().next().is_some();
+        inner.damage = has_damage.then(|| damage.any(comes_back));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -82,10 +94,19 @@ impl Disks {
 
     fn with<T>(&self, node: NodeIndex, body: impl FnOnce(&mut Volume) -> T) -> T {
         let mut inner = self.lock();
-        let seed = inner.seed;
+        let (seed, damage) = (inner.seed, inner.damage);
         let volume = inner.volumes.entry(node);
         let stream = |name| seed.stream(name, u64::from(node));
-        body(volume.or_insert_with(|| Volume::new(stream("disk"), stream("disk-folders"))))
+        body(volume.or_insert_with(|| {
+            let mut volume = Volume::new(stream("disk"), stream("disk-folders"));
+            volume.past = damage.map(Past::new);
+            volume
+        }))
+    }
+
+    /// Damages what is at rest, if there is anything that fits.
+    pub(crate) fn decay(&self, node: NodeIndex, what: &What, now: Duration) -> Option<Wound> {
+        self.with(node, |volume| volume.decay(what, now))
     }
 
     pub(crate) fn power_loss(&self, node: NodeIndex) -> Damage {
@@ -205,7 +226,12 @@ impl Disk {
     }
 
     fn on_volume<T>(&self, body: impl FnOnce(&mut Volume) -> io::Result<T>) -> io::Result<T> {
-        let result = self.host.disks.with(self.host.id.node, body);
+        let result = self.host.disks.with(self.host.id.node, |volume| {
+            if let Some(past) = &mut volume.past {
+                past.now = self.host.nodes.now();
+            }
+            body(volume)
+        });
         if let Err(error) = &result {
             let kind = match error.get_ref().map(ToString::to_string).as_deref() {
                 Some(volume::READ_ERROR) => "read-error",

@@ -13,6 +13,22 @@
 //! | `disk-error` | the next operations of one kind on a node's disk fail | that node |
 //! | `no-space` | writes that need room fail | that node |
 //! | `slow-disk` | every disk operation takes longer | that node |
+//!
+//! Damage at rest ([`What::DAMAGE`]) is outside of what a system of one copy can survive. What it must do is say so: a
+//! run in which it struck ends as `detected` if the program under test has named it, and is a failure if
+//! something is lost, or stuck, in silence.
+//!
+//! | kind | what it is |
+//! |---|---|
+//! | `bit-rot` | a bit of a file is another one |
+//! | `lost-file` | a file is no longer in its directory |
+//! | `misdirected` | a page of a file holds what was meant for another page, of this file or another |
+//! | `stale-file` | a file is what it was before one of its last syncs; or a removed file is there again |
+//!
+//! It strikes what is durable and clean, in the page cache as on the platter: a clean page may be read again from the
+//! platter at any moment, so the two are never told apart for long. A program that has the file open goes on with
+//! its open file where a directory has lost it. Which file and which place is drawn from the plan's `pick`, among
+//! those that there are when it strikes; none, if nothing fits.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -156,10 +172,31 @@ pub enum What {
         /// Until it is healthy again.
         lasts: u64,
     },
+    /// A bit of durable data flips.
+    BitRot(Spot),
+    /// The entry of a durable file vanishes.
+    LostFile(Spot),
+    /// A durable page is overwritten with another durable page.
+    Misdirected(Spot),
+    /// A durable file becomes what it was before, or comes back.
+    StaleFile(Spot),
+}
+
+/// Where durable data is damaged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Spot {
+    /// Whose disk.
+    pub node: String,
+    /// Only files whose path holds this text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub file: String,
+    /// Picks the file, the place, and what happens there.
+    pub pick: u64,
 }
 
 impl What {
-    /// The names of all kinds, in the order of the table above.
+    /// The names of all kinds that a system may have to survive, in the order of the first table above.
     pub const KINDS: [&'static str; 11] = [
         "crash",
         "power-loss",
@@ -173,6 +210,25 @@ impl What {
         "no-space",
         "slow-disk",
     ];
+
+    /// The names of the kinds of damage at rest, in the order of the second table above.
+    pub const DAMAGE: [&'static str; 4] = ["bit-rot", "lost-file", "misdirected", "stale-file"];
+
+    /// The names of all kinds.
+    pub fn kinds() -> impl Iterator<Item = &'static str> {
+        Self::KINDS.into_iter().chain(Self::DAMAGE)
+    }
+
+    /// Where it damages what is at rest, if it does.
+    pub fn damage(&self) -> Option<&Spot> {
+        match self {
+            What::BitRot(spot)
+            | What::LostFile(spot)
+            | What::Misdirected(spot)
+            | What::StaleFile(spot) => Some(spot),
+            _ => None,
+        }
+    }
 
     /// The name of this kind.
     pub fn kind(&self) -> &'static str {
@@ -188,6 +244,10 @@ impl What {
             What::DiskError { .. } => 8,
             What::NoSpace { .. } => 9,
             What::SlowDisk { .. } => 10,
+            What::BitRot(_) => return Self::DAMAGE[0],
+            What::LostFile(_) => return Self::DAMAGE[1],
+            What::Misdirected(_) => return Self::DAMAGE[2],
+            What::StaleFile(_) => return Self::DAMAGE[3],
         };
         Self::KINDS[index]
     }
@@ -206,6 +266,10 @@ impl What {
             | What::ConnectHang { from, to, .. } => vec![from, to],
             What::LostAck { client, server } => vec![client, server],
             What::Reset { a, b } => vec![a, b],
+            What::BitRot(spot)
+            | What::LostFile(spot)
+            | What::Misdirected(spot)
+            | What::StaleFile(spot) => vec![&spot.node],
         }
     }
 
@@ -219,7 +283,13 @@ impl What {
             | What::ConnectHang { lasts, .. }
             | What::NoSpace { lasts, .. }
             | What::SlowDisk { lasts, .. } => lasts,
-            What::LostAck { .. } | What::Reset { .. } | What::DiskError { .. } => 0,
+            What::LostAck { .. }
+            | What::Reset { .. }
+            | What::DiskError { .. }
+            | What::BitRot(_)
+            | What::LostFile(_)
+            | What::Misdirected(_)
+            | What::StaleFile(_) => 0,
         }
     }
 }
@@ -280,6 +350,13 @@ impl fmt::Display for What {
                 factor,
                 lasts,
             } => write!(f, "slow-disk on {node}: {factor} x for {}", Seconds(*lasts)),
+            What::BitRot(Spot { node, file, pick })
+            | What::LostFile(Spot { node, file, pick })
+            | What::Misdirected(Spot { node, file, pick })
+            | What::StaleFile(Spot { node, file, pick }) => match file.as_str() {
+                "" => write!(f, "{kind} on {node}, pick {pick}"),
+                file => write!(f, "{kind} on {node} in {file}, pick {pick}"),
+            },
         }
     }
 }

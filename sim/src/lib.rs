@@ -162,7 +162,7 @@ pub mod explore;
 
 pub use check::{Amount, Anomaly, Kind, Ledger, Promise, Verdict};
 pub use explore::{explore, Campaign, Explore, Failure};
-pub use fault::{DiskOp, Fault, Trigger, What};
+pub use fault::{DiskOp, Fault, Spot, Trigger, What};
 pub use history::{History, Op, OpId, Told};
 pub use node::Host;
 pub use plan::{Params, Plan, PlanError, Shape};
@@ -171,4 +171,4 @@ pub use seed::Seed;
 pub use shrink::{shrink, Shrunk};
 pub use trace::Digest;
 pub use witness::Said;
-pub use world::World;
+pub use world::{DamagedFile, Named, World};

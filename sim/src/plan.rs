@@ -4,7 +4,7 @@
 //! commit that found it, where the seed alone would mean another run.
 
 use crate::{
-    fault::{DiskOp, Fault, Trigger, What},
+    fault::{DiskOp, Fault, Spot, Trigger, What},
     Seed,
 };
 use proptest::{
@@ -101,7 +101,7 @@ pub struct Machine {
     pub events: Vec<String>,
 }
 
-/// The nodes of a workload, how long faults go on, and which kinds it must survive.
+/// The nodes of a workload, how long faults go on, and which kinds it must survive, or detect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// The nodes.
@@ -110,15 +110,18 @@ pub struct Shape {
     pub faults_ms: u64,
     /// The kinds of fault within the workload's budget.
     pub kinds: Vec<&'static str>,
+    /// The kinds of damage at rest ([`What::DAMAGE`]) that it need not survive, and must never pass over in silence.
+    pub detects: Vec<&'static str>,
 }
 
 impl Shape {
-    /// No nodes yet; every kind of fault, within ten seconds.
+    /// No nodes yet; every kind of fault but damage at rest, within ten seconds.
     pub fn new() -> Self {
         Shape {
             machines: Vec::new(),
             faults_ms: 10_000,
             kinds: What::KINDS.to_vec(),
+            detects: Vec::new(),
         }
     }
 
@@ -147,6 +150,12 @@ impl Shape {
     /// Faults strike within this many milliseconds of virtual time.
     pub fn faults_for(mut self, ms: u64) -> Self {
         self.faults_ms = ms;
+        self
+    }
+
+    /// Damage at rest is never silent: a few seeds have some.
+    pub fn detecting(mut self) -> Self {
+        self.detects = What::DAMAGE.to_vec();
         self
     }
 
@@ -202,7 +211,58 @@ impl Plan {
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &key);
         let mut runner = TestRunner::new_with_rng(Config::default(), rng);
         let tree = Plan::strategy(workload, seed, shape, params).new_tree(&mut runner);
-        tree.expect("no strategy of a plan rejects").current()
+        let mut plan = tree.expect("no strategy of a plan rejects").current();
+        let has_damage = seed.stream("damaged", 0).below(DAMAGED_ONE_IN) == 0;
+        if has_damage && !plan.faults.is_empty() {
+            plan.damage(shape, &shape.detects);
+        }
+        plan
+    }
+
+    /// Draws one fault of these kinds of damage at rest instead of those that the plan has; none if no node keeps
+    /// anything. All else stays as it is: damage is drawn from a stream of its own.
+    ///
+    /// A program seldom reads again what it has open, so half of the damage strikes a node that the plan takes down
+    /// just then, if there is one.
+    pub fn damage(&mut self, shape: &Shape, kinds: &[&'static str]) {
+        self.faults.retain(|fault| fault.what.damage().is_none());
+        let durable = shape.names(|machine| machine.durable);
+        if kinds.is_empty() || durable.is_empty() {
+            return;
+        }
+        let mut draws = self.seed.stream("damage", 0);
+        let mut index = |len: usize| draws.below(len as u64) as usize;
+        let kind = kinds[index(kinds.len())];
+        let (mut node, mut ms) = (
+            durable[index(durable.len())].clone(),
+            index(shape.faults_ms.max(1) as usize) as u64,
+        );
+        let downs = self.faults.iter().filter_map(|fault| match &fault.what {
+            What::Crash { node, down } | What::PowerLoss { node, down } => match fault.at {
+                Trigger::Time(at) if durable.contains(node) => Some((node.clone(), at + down / 2)),
+                _ => None,
+            },
+            _ => None,
+        });
+        let downs: Vec<(String, u64)> = downs.collect();
+        if index(2) == 0 && !downs.is_empty() {
+            (node, ms) = downs[index(downs.len())].clone();
+        }
+        let spot = Spot {
+            node,
+            file: String::new(),
+            pick: index(PICKS) as u64,
+        };
+        self.faults.push(Fault {
+            at: Trigger::Time(ms),
+            what: match kind {
+                "bit-rot" => What::BitRot(spot),
+                "lost-file" => What::LostFile(spot),
+                "misdirected" => What::Misdirected(spot),
+                "stale-file" => What::StaleFile(spot),
+                other => unreachable!("`{other}` is not a kind of damage"),
+            },
+        });
     }
 
     /// Plans for a workload, with swarm (Groce et al., 2012): each plan switches whole kinds of fault
@@ -241,10 +301,18 @@ impl Plan {
         toml::to_string(self).expect("a plan is plain data") + END + "\n"
     }
 
-    /// Whether every node that the faults name exists.
+    /// Whether every node that the faults name exists, and damage at rest is something that the workload detects.
     pub fn check(&self, shape: &Shape) -> Result<(), PlanError> {
         let names = shape.names(|_| true);
         for (index, fault) in self.faults.iter().enumerate() {
+            let kind = fault.what.kind();
+            if fault.what.damage().is_some() && !shape.detects.contains(&kind) {
+                return Err(PlanError::Sense(format!(
+                    "fault {} is {kind}; {} does not say what becomes of damage at rest",
+                    index + 1,
+                    self.workload
+                )));
+            }
             let mut named = fault.what.nodes();
             match &fault.at {
                 Trigger::Step { node, .. } | Trigger::Event { node, .. } => named.push(node),
@@ -272,6 +340,11 @@ impl Plan {
         Ok(())
     }
 }
+
+/// One of so many seeds has damage at rest, if its workload detects that.
+const DAMAGED_ONE_IN: u64 = 16;
+/// A place is picked by a number below this.
+const PICKS: usize = 1 << 32;
 
 /// The last line of the text form.
 const END: &str = "# end of plan";
@@ -484,6 +557,33 @@ mod tests {
         for cut in 0..text.len() - 1 {
             assert!(Plan::parse(&text[..cut]).is_err(), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn damage_is_drawn_apart_and_only_where_it_is_detected() {
+        let (silent, detecting) = (shape(), shape().detecting());
+        let mut kinds = std::collections::BTreeSet::new();
+        for seed in 0..2000 {
+            let plain = Plan::draw("kv", Seed(seed), &silent, no_params());
+            let mut damaged = Plan::draw("kv", Seed(seed), &detecting, no_params());
+            assert_eq!(Plan::parse(&damaged.to_text()), Ok(damaged.clone()));
+            assert_eq!(damaged.check(&detecting), Ok(()));
+            let is_damage = |fault: &&Fault| fault.what.damage().is_some();
+            kinds.extend(
+                damaged
+                    .faults
+                    .iter()
+                    .filter(is_damage)
+                    .map(|f| f.what.kind()),
+            );
+            if damaged != plain {
+                let refused = damaged.check(&silent).unwrap_err().to_string();
+                assert!(refused.contains("kv does not say"), "{refused}");
+            }
+            damaged.faults.retain(|fault| fault.what.damage().is_none());
+            assert_eq!(damaged, plain, "all else is as it was");
+        }
+        assert_eq!(kinds, What::DAMAGE.into());
     }
 
     #[test]

@@ -8,14 +8,16 @@ use crate::{
     node::Nodes,
     plan::{Params, Plan, PlanError, Shape},
     trace::{self, Digest},
+    world::Named,
     Seed, World,
 };
 use async_trait::async_trait;
+use futures::{select_biased, FutureExt};
 use proptest::strategy::{BoxedStrategy, Just, Strategy};
 use serde::{Deserialize, Serialize};
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{mpsc, Arc, Once},
     time::Duration,
 };
@@ -202,7 +204,7 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
         outcome.is_err() || Arc::strong_count(&nodes) == 1,
         "a run gives its memory back"
     );
-    let (findings, stuck) = outcome.unwrap_or_else(|_| {
+    let (findings, stuck, damage) = outcome.unwrap_or_else(|_| {
         let what = PANIC
             .with(|cell| cell.take())
             .unwrap_or_else(|| "no message".into());
@@ -211,7 +213,8 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
             false => Kind::Panicked,
         };
         let why = Vec::new();
-        (Findings::default(), Some(Anomaly { kind, what, why }))
+        let anomaly = Anomaly { kind, what, why };
+        (Findings::default(), Some(anomaly), DamageTold::default())
     });
     let mut anomalies: Vec<Anomaly> = Vec::new();
     let mut shown = BTreeMap::new();
@@ -230,7 +233,9 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
     if let Some(first) = anomalies.first_mut() {
         first.why.extend(findings.why);
     }
-    let verdict = if !anomalies.is_empty() {
+    let verdict = if damage.explains(&anomalies) {
+        Verdict::Detected(damage.named.into_iter().map(|named| named.what).collect())
+    } else if !anomalies.is_empty() {
         Verdict::Broken(anomalies)
     } else if findings.commits == 0 {
         Verdict::Vacuous("nothing was committed".into())
@@ -261,26 +266,71 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
     }
 }
 
-/// Faults, calm, final reads. A system that is stuck is not read.
+/// What was damaged at rest, and what of it was named.
+#[derive(Debug, Default)]
+struct DamageTold {
+    /// The nodes on whose disks something was damaged.
+    nodes: BTreeSet<String>,
+    named: Vec<Named>,
+}
+
+impl DamageTold {
+    fn of(world: &World) -> Self {
+        DamageTold {
+            nodes: (world.damaged().into_iter())
+                .map(|file| file.node)
+                .collect(),
+            named: world.named(),
+        }
+    }
+
+    /// Whether a run ends as detected. Who refuses is not judged to the end, so what was overheard of it was
+    /// there before, in silence. Who goes on without what is damaged, and says so, may lack it.
+    fn explains(&self, anomalies: &[Anomaly]) -> bool {
+        let named = |node: &String| self.named.iter().any(|named| named.node == *node);
+        if self.named.iter().any(|named| named.refused) {
+            return anomalies.is_empty();
+        }
+        let panicked = anomalies.iter().any(|found| found.kind == Kind::Panicked);
+        !anomalies.is_empty() && !panicked && !self.nodes.is_empty() && self.nodes.iter().all(named)
+    }
+}
+
+const TICK: Duration = Duration::from_millis(500);
+
+/// Faults, calm, final reads. A system that is stuck is not read, nor is one that refuses what is damaged.
 async fn phases(
     world: World,
     workload: &dyn Workload,
     plan: &Plan,
     limits: &Limits,
+) -> (Findings, Option<Anomaly>, DamageTold) {
+    let (findings, stuck) = phases_of(&world, workload, plan, limits).await;
+    (findings, stuck, DamageTold::of(&world))
+}
+
+async fn phases_of(
+    world: &World,
+    workload: &dyn Workload,
+    plan: &Plan,
+    limits: &Limits,
 ) -> (Findings, Option<Anomaly>) {
-    const TICK: Duration = Duration::from_millis(500);
-    let mut scenario = workload.build(&world, plan);
+    let mut scenario = workload.build(world, plan);
     world.arm(&plan.faults);
     let faults_min = match plan.faults.is_empty() {
         true => Duration::ZERO,
         false => Duration::from_millis(workload.shape().faults_ms),
     };
-    while world.now() < faults_min || (!scenario.is_fed() && world.now() < limits.faults_max) {
+    let is_fed = |scenario: &dyn Scenario| scenario.is_fed() || world.has_refused();
+    while world.now() < faults_min || (!is_fed(&*scenario) && world.now() < limits.faults_max) {
         madsim::time::sleep(TICK).await;
     }
     world.calm();
     let calm = world.now();
     loop {
+        if world.has_refused() {
+            return (overheard(&mut *scenario), None);
+        }
         let mut waits_for = match scenario.is_fed() {
             true => scenario.waits_for().await,
             false => vec!["not all input was given".into()],
@@ -297,13 +347,32 @@ async fn phases(
         madsim::time::sleep(TICK).await;
     }
     world.note("world.final-reads", &[]);
-    match madsim::time::timeout(limits.calm_max, scenario.judge()).await {
-        Ok(findings) => (findings, None),
-        Err(_) => {
+    let judged = if world.damaged().is_empty() {
+        madsim::time::timeout(limits.calm_max, scenario.judge())
+            .await
+            .ok()
+    } else {
+        let judging = madsim::time::timeout(limits.calm_max, scenario.judge());
+        select_biased! {
+            judged = judging.fuse() => judged.ok(),
+            () = refusal(world).fuse() => None,
+        }
+    };
+    match judged {
+        Some(findings) => (findings, None),
+        None if world.has_refused() => (overheard(&mut *scenario), None),
+        None => {
             let what = vec!["the final reads did not end".to_owned()];
             let anomaly = stuck::anomaly(limits.calm_max, what);
             (overheard(&mut *scenario), Some(anomaly))
         }
+    }
+}
+
+/// Ends once somebody refuses what is damaged.
+async fn refusal(world: &World) {
+    while !world.has_refused() {
+        madsim::time::sleep(TICK).await;
     }
 }
 

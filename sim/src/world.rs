@@ -32,7 +32,37 @@ pub struct World {
     net: Arc<Net>,
     disks: Arc<Disks>,
     agenda: Arc<Agenda>,
+    damage: Arc<Mutex<DamageAtRest>>,
     observer: NodeIndex,
+}
+
+/// What was damaged at rest, and what the program under test has said of it.
+#[derive(Default)]
+struct DamageAtRest {
+    files: Vec<DamagedFile>,
+    named: Vec<Named>,
+}
+
+/// What the program under test says of a disk on which something was damaged at rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// On whose disk.
+    pub node: String,
+    /// Which file, at which place, and what is wrong with it: a line for people.
+    pub what: String,
+    /// Nobody gets anything of it: the program has ended. Otherwise it goes on without what is damaged.
+    pub refused: bool,
+}
+
+/// A file that was damaged at rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedFile {
+    /// On whose disk.
+    pub node: String,
+    /// Which file.
+    pub path: String,
+    /// From which byte on; 0 if the whole file is another one, or gone.
+    pub position: u64,
 }
 
 /// What will happen at a time: faults that strike, and the ends of those that have struck.
@@ -72,6 +102,7 @@ impl World {
                 net: madsim::plugin::simulator::<Net>(),
                 disks: madsim::plugin::simulator::<Disks>(),
                 agenda: Arc::default(),
+                damage: Arc::default(),
                 observer: nodes.add("observer"),
             };
             let time = madsim::time::TimeHandle::current();
@@ -79,7 +110,9 @@ impl World {
             world
                 .net
                 .configure(plan.seed, plan.network.clone(), nodes.clone());
-            world.disks.configure(plan.seed, plan.disk.clone());
+            world
+                .disks
+                .configure(plan.seed, plan.disk.clone(), &plan.faults);
             let striking = world.clone();
             nodes.on_strike(move |what| striking.strike(what));
             let agenda = madsim::task::spawn_local(world.clone().keep_agenda());
@@ -135,6 +168,31 @@ impl World {
     pub fn is_durable(&self, node: &str, path: &str, bytes: u64) -> bool {
         let index = self.nodes.find(node);
         index.is_some_and(|index| self.disks.is_durable(index, path, bytes))
+    }
+
+    /// The files that were damaged at rest so far.
+    pub fn damaged(&self) -> Vec<DamagedFile> {
+        self.damage.lock().expect("damage").files.clone()
+    }
+
+    /// The program under test has named damage. It counts only if there is some on that disk, and each line once.
+    pub fn name_damage(&self, named: Named) {
+        let mut damage = self.damage.lock().expect("damage");
+        let is_damaged = damage.files.iter().any(|file| file.node == named.node);
+        if is_damaged && !damage.named.contains(&named) {
+            damage.named.push(named);
+        }
+    }
+
+    /// What the program under test has named.
+    pub fn named(&self) -> Vec<Named> {
+        self.damage.lock().expect("damage").named.clone()
+    }
+
+    /// Whether the program under test has ended because of damage that it has named.
+    pub(crate) fn has_refused(&self) -> bool {
+        let damage = self.damage.lock().expect("damage");
+        damage.named.iter().any(|named| named.refused)
     }
 
     /// Counts something that the summary of a campaign shows.
@@ -284,7 +342,30 @@ impl World {
                 self.disks.slow(index(node), *factor);
                 self.schedule(ms(*lasts), Action::Fast(index(node)));
             }
+            What::BitRot(spot)
+            | What::LostFile(spot)
+            | What::Misdirected(spot)
+            | What::StaleFile(spot) => self.damage(index(&spot.node), what),
         }
+    }
+
+    /// Damages what is at rest on a disk; counted only if there was something that fits.
+    fn damage(&self, node: NodeIndex, what: &What) {
+        let Some(wound) = self.disks.decay(node, what, self.nodes.now()) else {
+            return;
+        };
+        let kind = what.kind();
+        self.nodes.trace.count(kind);
+        let fields = [
+            ("path", Value::Text(&wound.path)),
+            ("position", Value::Num(wound.position)),
+        ];
+        self.nodes.note(node, kind, &fields);
+        self.damage.lock().expect("damage").files.push(DamagedFile {
+            node: self.nodes.name(node).to_string(),
+            path: wound.path,
+            position: wound.position,
+        });
     }
 
     /// Traces a fault, and counts it for the summary.

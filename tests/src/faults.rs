@@ -4,8 +4,8 @@
 use async_trait::async_trait;
 use futures::future::LocalBoxFuture;
 use sim::{
-    run, Amount, DiskOp, Fault, Findings, Host, Kind, Ledger, Limits, Plan, Promise, Report,
-    Scenario, Seed, Shape, Trigger, Verdict, What, Workload, World,
+    run, Amount, DiskOp, Fault, Findings, Host, Kind, Ledger, Limits, Named, Plan, Promise, Report,
+    Scenario, Seed, Shape, Spot, Trigger, Verdict, What, Workload, World,
 };
 use std::{
     future::Future,
@@ -368,6 +368,195 @@ fn a_disk_fails_as_it_is_told() {
     let (seen, _) = play(a, idle(), &faults);
     let full = format!("Err({:?})", ErrorKind::StorageFull);
     assert_eq!(seen, ["Err(Other)", "Err(Other)", full.as_str(), "Ok(())"]);
+}
+
+fn spot(file: &str, pick: u64) -> Spot {
+    Spot {
+        node: "a".into(),
+        file: file.into(),
+        pick,
+    }
+}
+
+/// Writes two files that are durable and rest, one that was synced late, and one that never was; then a file that takes
+/// the place of another, and one that is removed. Says what is there at the end.
+fn keeper() -> Program {
+    program(|host, seen| async move {
+        let disk = host.disk();
+        let open = async |path: &str, byte: u8, len: usize| {
+            let file = disk.open(path).await.unwrap();
+            file.write_at(0, &vec![byte; len]).await.unwrap();
+            file
+        };
+        let one = open("one", 1, 5000).await;
+        for file in [&one, &open("two", 2, 5000).await, &open("gone", 3, 9).await] {
+            file.sync().await.unwrap();
+        }
+        open("new", 4, 9).await.sync().await.unwrap();
+        open("old", 5, 9).await.sync().await.unwrap();
+        disk.sync_dir("").await.unwrap();
+        disk.rename("new", "old").await.unwrap();
+        disk.remove("gone").await.unwrap();
+        disk.sync_dir("").await.unwrap();
+        sleep(Duration::from_secs(4)).await;
+        let _dirty = open("dirty", 6, 9).await;
+        open("late", 7, 9).await.sync().await.unwrap();
+        disk.sync_dir("").await.unwrap();
+        sleep(Duration::from_secs(2)).await;
+        for path in disk.list("").await.unwrap() {
+            let file = disk.open(&path).await.unwrap();
+            let bytes = file.read_at(0, 9999).await.unwrap();
+            let sum: u32 = bytes.iter().map(|byte| u32::from(*byte)).sum();
+            say(&seen, format!("{path} {} {sum}", bytes.len()));
+        }
+        let open_before = one.read_at(0, 9999).await.unwrap();
+        say(&seen, format!("open {}", open_before.len()));
+    })
+}
+
+/// What the keeper says, with and without one piece of damage at five seconds.
+fn kept(what: What) -> (Vec<String>, Vec<String>, Report) {
+    let (whole, _) = play(keeper(), idle(), &[]);
+    let (seen, report) = play(keeper(), idle(), &[(Trigger::Time(5000), what)]);
+    (whole, seen, report)
+}
+
+#[test]
+fn what_rests_is_damaged_and_nothing_else() {
+    for pick in 0..40 {
+        let (whole, seen, report) = kept(What::BitRot(spot("", pick)));
+        let changed: Vec<_> = (whole.iter().zip(&seen)).filter(|(a, b)| a != b).collect();
+        assert_eq!(changed.len(), 1, "one bit of one file: {seen:?}");
+        let name = changed[0].0.split(' ').next().unwrap();
+        assert!(["old", "one", "two"].contains(&name), "{name} rests");
+        assert_eq!(report.counts["bit-rot"], 1);
+
+        let (whole, seen, _) = kept(What::LostFile(spot("", pick)));
+        assert_eq!(whole.len(), seen.len() + 1, "one is lost: {seen:?}");
+        assert!(seen.iter().any(|line| line.starts_with("late")));
+        assert_eq!(seen.last().unwrap(), "open 5000", "who has it open has it");
+
+        let (whole, seen, report) = kept(What::Misdirected(spot("one", pick)));
+        let others = |lines: &[String]| lines.iter().filter(|l| !l.starts_with("one")).count();
+        assert_eq!(others(&whole), others(&seen));
+        let is_other = whole != seen;
+        assert_eq!(is_other, report.counts.contains_key("misdirected"));
+
+        let (whole, seen, report) = kept(What::StaleFile(spot("", pick)));
+        assert_ne!(whole, seen);
+        let is_gone = |line: &String| line.starts_with("gone") || line.starts_with("new");
+        let is_back = seen.iter().any(is_gone);
+        let is_old = whole.len() == seen.len();
+        assert!(is_back || is_old, "{seen:?}");
+        assert_eq!(report.counts["stale-file"], 1);
+    }
+    for fresh in ["late", "dirty"] {
+        let (whole, seen, report) = kept(What::BitRot(spot(fresh, 1)));
+        assert_eq!(whole, seen, "{fresh} does not rest");
+        assert!(!report.counts.contains_key("bit-rot"));
+    }
+}
+
+/// A program that reads its file again and again, and either says that it is not what it was, or does not.
+struct Reading {
+    says: bool,
+}
+
+struct Reads(Arc<Mutex<bool>>);
+
+impl Workload for Reading {
+    fn name(&self) -> &str {
+        match self.says {
+            true => "reading-and-saying",
+            false => "reading",
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::new()
+            .durable("a", &[])
+            .faults_for(10_000)
+            .detecting()
+    }
+
+    fn build(&self, world: &World, _: &Plan) -> Box<dyn Scenario> {
+        let (says, seen_by) = (self.says, world.clone());
+        let is_wrong = Arc::new(Mutex::new(false));
+        let noted = is_wrong.clone();
+        world.node("a", move |host| {
+            let (seen_by, noted) = (seen_by.clone(), noted.clone());
+            async move {
+                let file = host.disk().open("f").await.unwrap();
+                file.write_at(0, &[7; 64]).await.unwrap();
+                file.sync().await.unwrap();
+                host.disk().sync_dir("").await.unwrap();
+                loop {
+                    sleep(Duration::from_millis(500)).await;
+                    let bytes = file.read_at(0, 64).await.unwrap();
+                    let Some(at) = bytes.iter().position(|byte| *byte != 7) else {
+                        continue;
+                    };
+                    if says {
+                        seen_by.name_damage(Named {
+                            node: "a".into(),
+                            what: format!("f is damaged at byte {at}"),
+                            refused: true,
+                        });
+                        return;
+                    }
+                    *noted.lock().unwrap() = true;
+                }
+            }
+        });
+        Box::new(Reads(is_wrong))
+    }
+}
+
+#[async_trait(?Send)]
+impl Scenario for Reads {
+    fn is_fed(&self) -> bool {
+        true
+    }
+
+    async fn waits_for(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn judge(&mut self) -> Findings {
+        let mut ledger = Ledger::new("the file", Promise::exactly_once());
+        ledger.must("f", Amount::default());
+        if !*self.0.lock().unwrap() {
+            ledger.saw("f", Amount::default());
+        }
+        Findings {
+            ledgers: vec![ledger],
+            commits: 1,
+            ..Findings::default()
+        }
+    }
+}
+
+#[test]
+fn damage_that_is_named_is_detected_and_damage_in_silence_is_a_failure() {
+    for says in [true, false] {
+        let workload: Arc<dyn Workload> = Arc::new(Reading { says });
+        let mut plan = run::draw(&*workload, Seed(4));
+        plan.faults.clear();
+        let report = run(&workload, &plan, &Limits::default());
+        assert_eq!(report.verdict, Verdict::Clean);
+        plan.faults = vec![Fault {
+            at: Trigger::Time(5000),
+            what: What::BitRot(spot("", 3)),
+        }];
+        let report = run(&workload, &plan, &Limits::default());
+        match (says, &report.verdict) {
+            (true, Verdict::Detected(named)) => {
+                assert!(named[0].starts_with("f is damaged at byte"), "{named:?}");
+            }
+            (false, Verdict::Broken(found)) => assert_eq!(found[0].kind, Kind::Lost),
+            (_, other) => panic!("{says}: {other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -22,7 +22,15 @@ fn no_plan_that_once_failed_fails_again() {
         check_plan(&**workload, &plan)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let report = run(workload, &plan, &Limits::default());
-        assert_eq!(report.verdict, Verdict::Clean, "{}", path.display());
+        let is_damaged = plan
+            .faults
+            .iter()
+            .any(|fault| fault.what.damage().is_some());
+        match report.verdict {
+            Verdict::Clean => {}
+            Verdict::Detected(_) if is_damaged => {}
+            other => panic!("{}: {other:?}", path.display()),
+        }
         run_plans += 1;
     }
     assert!(run_plans > 0, "there is a plan");

@@ -80,7 +80,8 @@ struct JobArguments {
 struct PlanArguments {
     #[command(flatten)]
     job: JobArguments,
-    /// Which faults: all, none, or a list of kinds with commas between them.
+    /// Which faults: all, none, or a list of kinds with commas between them. With all, a few seeds have damage at
+    /// rest; with a list that names kinds of it (see `list`), each seed has.
     #[arg(long, default_value = "all")]
     faults: String,
     /// Events per seed [default: 1000].

@@ -1,6 +1,6 @@
 //! Page cache, platter and directory of one node's disk: pure, without time.
 
-use super::Damage;
+use super::{decay::Past, Damage};
 use crate::{fault::DiskOp, seed::Stream};
 use bytes::Bytes;
 use std::{
@@ -8,7 +8,7 @@ use std::{
     io,
 };
 
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 
 pub(super) const READ_ERROR: &str = "the disk could not read";
@@ -21,12 +21,12 @@ pub(super) const NO_SPACE: &str = "no space left on the disk";
 pub(crate) struct InodeId(u64);
 
 #[derive(Default)]
-struct Inode {
-    cache: Vec<u8>,
-    platter: Vec<u8>,
+pub(super) struct Inode {
+    pub cache: Vec<u8>,
+    pub platter: Vec<u8>,
     /// Pages of the cache that are newer than the platter, as far as the kernel knows, each with
     /// the number of the write that changed it last.
-    dirty: BTreeMap<usize, u64>,
+    pub dirty: BTreeMap<usize, u64>,
     writes: u64,
     /// The write that changed the length last.
     len_write: u64,
@@ -47,18 +47,18 @@ enum Entry {
 
 /// The files and directories that there are. The root is always there, and is not named.
 #[derive(Clone, Default)]
-struct Tree {
-    files: BTreeMap<String, InodeId>,
+pub(super) struct Tree {
+    pub files: BTreeMap<String, InodeId>,
     folders: BTreeSet<String>,
 }
 
 pub(super) struct Volume {
-    inodes: BTreeMap<InodeId, Inode>,
+    pub inodes: BTreeMap<InodeId, Inode>,
     next: u64,
     /// What programs see.
-    seen: Tree,
+    pub seen: Tree,
     /// What a power loss leaves for certain.
-    durable: Tree,
+    pub durable: Tree,
     pending: Vec<Entry>,
     failing: BTreeMap<DiskOp, u64>,
     pub full: bool,
@@ -66,6 +66,8 @@ pub(super) struct Volume {
     draws: Stream,
     /// What becomes of directories: apart, so that they reshuffle nothing else.
     folder_draws: Stream,
+    /// Only for a plan with damage at rest.
+    pub past: Option<Past>,
 }
 
 /// A sync that has begun: what it will make durable.
@@ -89,6 +91,7 @@ impl Volume {
             slow: 1,
             draws,
             folder_draws,
+            past: None,
         }
     }
 
@@ -202,6 +205,7 @@ impl Volume {
             let is_own = matches!(&entry, Entry::Made(folder) if own.contains(folder.as_str()));
             let is_gone = (gone.iter()).any(|(end, gone)| at < *end && is_below(path, gone));
             if parent(path) == directory || is_own || is_gone {
+                self.remember_entry(&entry);
                 entry.apply(&mut self.durable);
             } else {
                 later.push(entry);
@@ -209,6 +213,46 @@ impl Volume {
         }
         self.pending = later;
         Ok(())
+    }
+
+    /// Before an entry becomes durable: what it takes the place of is of the past.
+    fn remember_entry(&mut self, entry: &Entry) {
+        let Some(past) = &mut self.past else { return };
+        let mut changes = |path: &str| {
+            let before = self.durable.files.get(path);
+            let before = before.and_then(|inode| self.inodes.get(inode));
+            past.changed(path, before.map(|inode| inode.platter.as_slice()));
+        };
+        match entry {
+            Entry::Created(path, _) | Entry::Removed(path) => changes(path),
+            Entry::Renamed(from, to, _) => [from, to].into_iter().for_each(|path| changes(path)),
+            Entry::Made(_) | Entry::RemovedFolder(_) => {}
+        }
+    }
+
+    /// Before a file is synced: what the platter has of it is of the past.
+    fn remember_content(&mut self, inode: InodeId) {
+        let Some(past) = &mut self.past else { return };
+        let Some(content) = self.inodes.get(&inode) else {
+            return;
+        };
+        let mut names = self.durable.files.iter();
+        if let Some((path, _)) = names.find(|(_, named)| **named == inode) {
+            past.superseded(path, &content.platter);
+        }
+    }
+
+    /// A new file, with bytes that are durable.
+    pub fn add_durable(&mut self, bytes: Vec<u8>) -> InodeId {
+        let inode = InodeId(self.next);
+        self.next += 1;
+        let content = Inode {
+            cache: bytes.clone(),
+            platter: bytes,
+            ..Inode::default()
+        };
+        self.inodes.insert(inode, content);
+        inode
     }
 
     fn change(&mut self, entry: Entry) {
@@ -285,12 +329,20 @@ impl Volume {
                 len.1 = 0;
             }
         }
+        self.remember_content(inode);
         self.inode(inode)?.store(len, &pages);
+        if let (Some(past), Ok(())) = (&mut self.past, &result) {
+            past.synced(inode, self.inodes[&inode].platter.len());
+        }
         result
     }
 
     /// Whether the first `bytes` of a file would survive a power loss for certain.
     pub fn is_durable(&self, path: &str, bytes: usize) -> bool {
+        // What was damaged was durable.
+        if self.past.as_ref().is_some_and(|past| past.is_wounded(path)) {
+            return true;
+        }
         let Some(inode) = self.seen.files.get(path) else {
             return false;
         };
@@ -479,7 +531,7 @@ impl Entry {
 }
 
 impl Tree {
-    fn has_folder(&self, folder: &str) -> bool {
+    pub fn has_folder(&self, folder: &str) -> bool {
         folder.is_empty() || self.folders.contains(folder)
     }
 
@@ -492,7 +544,7 @@ impl Tree {
     }
 }
 
-fn parent(path: &str) -> &str {
+pub(super) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 

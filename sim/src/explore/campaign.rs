@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 /// What a plan showed in a fresh process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmed {
-    /// `clean`, `vacuous`, or a kind of anomaly.
+    /// `clean`, `detected`, `vacuous`, or a kind of anomaly.
     pub verdict: String,
     /// The digest of the trace.
     pub digest: String,
@@ -113,14 +113,16 @@ impl Campaign {
     /// The verdict over all seeds.
     pub fn conclusion(&self) -> Conclusion {
         let broken = |failure: &&Failure| failure.anomaly.kind != Kind::Stuck;
-        let clean = self.verdicts.get("clean").copied().unwrap_or(0);
+        let count = |name| self.verdicts.get(name).copied().unwrap_or(0);
+        // What was damaged and detected says as much as what was whole.
+        let clean = count("clean") + count("detected");
         if self.failures.iter().any(|failure| !failure.reproduced) {
             Conclusion::NotDeterministic
         } else if self.failures.iter().any(|failure| broken(&failure)) {
             Conclusion::Broken
         } else if !self.failures.is_empty() {
             Conclusion::Stuck
-        } else if clean == 0 || self.verdicts.get("vacuous").copied().unwrap_or(0) > clean {
+        } else if clean == 0 || count("vacuous") > clean {
             Conclusion::Vacuous
         } else {
             Conclusion::Clean

@@ -2,7 +2,7 @@
 
 use super::{BadInput, PlanArguments};
 use crate::revenue::settings::Settings;
-use sim::{Plan, Workload};
+use sim::{Plan, Shape, What, Workload};
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 /// The workload called `name`.
@@ -23,6 +23,7 @@ pub(super) fn workload(name: &str) -> Result<Arc<dyn Workload>, BadInput> {
 #[derive(Clone)]
 pub(super) struct Adjust {
     arguments: PlanArguments,
+    shape: Shape,
     kinds: Option<BTreeSet<String>>,
     input: Option<String>,
 }
@@ -42,12 +43,23 @@ impl Adjust {
         };
         let adjust = Adjust {
             kinds: kinds(&arguments.faults)?,
+            shape: workload.shape(),
             input,
             arguments: arguments.clone(),
         };
         if workload.name() != "revenue" && adjust.changes_settings() {
             return Err(BadInput::new(format!(
                 "workload {} knows no --guarantee, --sink, --unchecked, --records and --input",
+                workload.name()
+            )));
+        }
+        let mut asked = adjust.kinds.iter().flatten().map(String::as_str);
+        let detects = &adjust.shape.detects;
+        if let Some(kind) =
+            asked.find(|kind| What::DAMAGE.contains(kind) && !detects.contains(kind))
+        {
+            return Err(BadInput::new(format!(
+                "--faults: workload {} does not say what becomes of {kind}",
                 workload.name()
             )));
         }
@@ -69,6 +81,10 @@ impl Adjust {
         if let Some(kinds) = &self.kinds {
             plan.faults
                 .retain(|fault| kinds.contains(fault.what.kind()));
+            // By itself it is in a few seeds only; who asks for it by name wants it in each.
+            let mut damage = self.shape.detects.clone();
+            damage.retain(|kind| kinds.contains(*kind));
+            plan.damage(&self.shape, &damage);
         }
         if !self.changes_settings() {
             return;
@@ -128,8 +144,8 @@ fn kinds(text: &str) -> Result<Option<BTreeSet<String>>, BadInput> {
     }
     let mut kinds = BTreeSet::new();
     for kind in text.split(',') {
-        if !sim::What::KINDS.contains(&kind) {
-            let known = sim::What::KINDS.join(", ");
+        if !What::kinds().any(|known| known == kind) {
+            let known = What::kinds().collect::<Vec<_>>().join(", ");
             let text = format!("--faults: `{kind}` is not a kind of fault; these are: {known}");
             return Err(BadInput::new(text));
         }

@@ -12,6 +12,7 @@ pub(super) fn list(arguments: &ListArguments) -> Result<u8, BadInput> {
         let json = serde_json::json!({
             "workloads": names.collect::<Vec<_>>(),
             "faults": What::KINDS,
+            "damage": What::DAMAGE,
             "checkers": Kind::ALL.map(Kind::name),
         });
         anstream::println!("{json:#}");
@@ -22,6 +23,7 @@ pub(super) fn list(arguments: &ListArguments) -> Result<u8, BadInput> {
         anstream::println!("  {:<10} {}", workload.name(), workload.about());
     }
     anstream::println!("faults     {}", What::KINDS.join(", "));
+    anstream::println!("damage     {}", What::DAMAGE.join(", "));
     anstream::println!("checkers   {}", Kind::ALL.map(Kind::name).join(", "));
     Ok(0)
 }

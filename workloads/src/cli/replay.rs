@@ -77,6 +77,13 @@ fn print(plan: &Plan, report: &Report, again: &str) {
                 anstream::println!("also  {} more", anomalies.len() - 6);
             }
         }
+        Verdict::Detected(named) => {
+            anstream::println!("DETECTED  {} seed={}", plan.workload, plan.seed);
+            named
+                .iter()
+                .for_each(|line| anstream::println!("      {line}"));
+            anstream::println!("again {again}");
+        }
         Verdict::Vacuous(why) => anstream::println!("VACUOUS  {why}\nagain {again}"),
         Verdict::Clean => anstream::println!(
             "CLEAN  {} seed={}  {} faults  {:.1} s of virtual time, {} commits, {} facts compared",
@@ -117,7 +124,7 @@ fn json(plan: &Plan, report: &Report) -> String {
 /// The exit code of one run.
 fn exit_code(verdict: &Verdict) -> u8 {
     let conclusion = match verdict {
-        Verdict::Clean => Conclusion::Clean,
+        Verdict::Clean | Verdict::Detected(_) => Conclusion::Clean,
         Verdict::Vacuous(_) => Conclusion::Vacuous,
         Verdict::Broken(anomalies) if anomalies[0].kind == Kind::Stuck => Conclusion::Stuck,
         Verdict::Broken(_) => Conclusion::Broken,
