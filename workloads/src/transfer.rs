@@ -6,6 +6,7 @@
 //! | [`settings`] | sizes, choices and knobs, as they stand in a plan |
 //! | [`command`] | a command, its two entries, and what numbers them |
 //! | [`teller`] | writes commands, and is told about them |
+//! | [`lives`] | topics that are created, written to, deleted, and created again |
 //! | [`worker`] | consumes, transforms and produces in transactions, in a group with others |
 //! | [`reader`] | reads committed entries all the time |
 //! | [`ghost`] | watches what the brokers say, as they say it |
@@ -18,6 +19,7 @@ pub mod command;
 pub mod fences;
 pub mod ghost;
 pub mod judge;
+pub mod lives;
 pub mod reader;
 pub mod scan;
 pub mod settings;

@@ -2,9 +2,10 @@
 //! world what a broker cannot know: whether what it has acknowledged would survive a power loss.
 
 use super::fences::Fences;
-use sim::{Kind, Said, World};
+use engine::log::{broker::BrokerError, LogError};
+use sim::{Kind, Named, Said, World};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -37,6 +38,12 @@ struct Seen {
     /// How often a transaction has made a move.
     moves: u64,
     fences: Fences,
+    /// Brokers that have named damage of their disks: what they lack is no finding any more.
+    damaged: BTreeSet<String>,
+    /// Who is speaking.
+    speaker: String,
+    /// Since when no fault strikes.
+    calm_since: Option<Duration>,
 }
 
 /// The end of a transaction was decided.
@@ -60,6 +67,10 @@ pub struct Testimony {
     pub moves: BTreeMap<&'static str, u64>,
 }
 
+/// What the partitions of topics that come and go have in their names.
+const PASSING: &str = "/passing.";
+/// After the faults have stopped, what they have left is found within this time.
+const SETTLED: Duration = Duration::from_secs(5);
 /// More findings of a run than this say nothing new.
 const FOUND_MAX: usize = 20;
 
@@ -90,6 +101,30 @@ impl Ghost {
         }
     }
 
+    /// No fault strikes from here on.
+    pub fn calm(&self, now: Duration) {
+        let mut seen = self.0.lock().expect("the ghost");
+        seen.calm_since.get_or_insert(now);
+    }
+
+    /// A broker has ended. What it refuses because of damage is named; what its disk did not do is not.
+    pub fn broker_ended(&self, world: &World, node: &str, error: &BrokerError) {
+        let is_named = match error {
+            BrokerError::Log(error) => !matches!(**error, LogError::Io { .. }),
+            BrokerError::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        };
+        if is_named {
+            self.0.lock().expect("the ghost").name_damage(
+                world,
+                Named {
+                    node: node.to_owned(),
+                    what: format!("{node}: {error}"),
+                    refused: true,
+                },
+            );
+        }
+    }
+
     /// How often a transaction has begun, taken a partition in, been decided or ended.
     pub fn moves(&self) -> u64 {
         self.0.lock().expect("the ghost").moves
@@ -98,12 +133,42 @@ impl Ghost {
 
 impl Seen {
     fn found(&mut self, kind: Kind, what: String) {
-        if self.found.len() < FOUND_MAX {
+        if !self.damaged.contains(&self.speaker) && self.found.len() < FOUND_MAX {
             self.found.push((kind, what));
         }
     }
 
+    fn name_damage(&mut self, world: &World, named: Named) {
+        let mut files = world.damaged().into_iter();
+        if files.any(|file| file.node == named.node) {
+            self.damaged.insert(named.node.clone());
+            world.name_damage(named);
+        }
+    }
+
+    /// A broker has cut off what no sync had covered, as far as it knows. If something was damaged there, it has
+    /// named that, and what was acknowledged of it is gone: of a log's last record alone nobody can tell the two apart.
+    fn cut(&mut self, path: &str, from: u64, said: &Said<'_>, world: &World) {
+        let mut files = world.damaged().into_iter();
+        let is_damaged =
+            files.any(|file| file.node == said.node && file.path == path && file.position >= from);
+        if is_damaged {
+            let what = format!("{}: {path} is cut off at byte {from}", said.node);
+            let node = said.node.to_owned();
+            let refused = false;
+            self.name_damage(
+                world,
+                Named {
+                    node,
+                    what,
+                    refused,
+                },
+            );
+        }
+    }
+
     fn hear(&mut self, said: &Said<'_>, world: &World) {
+        said.node.clone_into(&mut self.speaker);
         let num = |key| said.num(key).unwrap_or(-1);
         let text = |key| said.text(key).unwrap_or("?").to_owned();
         self.moves += u64::from(said.name.starts_with("transaction."));
@@ -111,6 +176,10 @@ impl Seen {
             self.found(kind, what);
         }
         match said.name {
+            "broker.failed" => self.failed(&text("error"), said, world),
+            "log.opened" if num("end_offset") == 0 && text("partition").contains(PASSING) => {
+                self.forget(&text("partition"));
+            }
             "log.opened" | "log.synced" => {
                 let bounds = (num("end_offset"), num("stable"));
                 self.bounded(text("partition"), bounds, said);
@@ -131,6 +200,10 @@ impl Seen {
                 let at = (num("end_offset"), num("fingerprint"));
                 self.state(text("partition"), at, &text("by"), said);
             }
+            "log.torn-tail" => {
+                let from = num("from").max(0) as u64;
+                self.cut(&text("path"), from, said, world);
+            }
             "transaction.commit-decided" | "transaction.abort-decided" => {
                 let commits = said.name == "transaction.commit-decided";
                 let number = (num("producer"), num("number"));
@@ -145,6 +218,26 @@ impl Seen {
             }
             _ => {}
         }
+    }
+
+    /// When all faults are over, and what they have left is dealt with, no broker ends.
+    fn failed(&mut self, error: &str, said: &Said<'_>, world: &World) {
+        let mut files = world.damaged().into_iter();
+        let is_damaged = files.any(|file| file.node == said.node);
+        let is_calm = self
+            .calm_since
+            .is_some_and(|since| since + SETTLED < said.at);
+        if is_calm && !is_damaged {
+            let what = format!("{} has ended without a fault: {error}", said.node);
+            self.found(Kind::Halted, what);
+        }
+    }
+
+    /// A partition of a topic that comes and goes begins anew: what its lives hold is a claim of its own.
+    fn forget(&mut self, partition: &str) {
+        self.bounds.remove(partition);
+        self.appended.retain(|(of, _), _| of != partition);
+        self.states.remove(partition);
     }
 
     /// Stable is durable, and neither ever goes back.

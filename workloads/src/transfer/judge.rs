@@ -3,6 +3,7 @@
 use super::{
     command::{weight, Command, Entry},
     ghost::{Ghost, Number, Testimony},
+    lives::Lives,
     reader::{Reading, Readings},
     scan::{Closed, Log},
     settings::Settings,
@@ -32,14 +33,16 @@ pub struct Evidence {
     pub settings: Settings,
     /// Commands, as the tellers know them.
     pub till: Till,
+    /// Topics that come and go.
+    pub lives: Lives,
     /// Transactions, as the workers know them.
     pub attempts: Attempts,
     /// Entries, as the readers see them.
     pub readings: Readings,
     /// What the ghost sees.
     pub ghost: Ghost,
-    /// Partitions of the coordinators' topics.
-    pub coordinators: i32,
+    /// The addresses of the brokers; the coordinators' topics have as many partitions.
+    pub brokers: Vec<String>,
 }
 
 /// The log, read and taken apart.
@@ -95,6 +98,9 @@ impl Evidence {
             self.positions(&found, &positions, &of_positions).await,
             self.readers(&found).await,
             self.chatter().await,
+            self.lives
+                .judge(&self.cluster, &self.brokers, &self.settings)
+                .await,
         ];
         Findings {
             ledgers,
@@ -116,7 +122,8 @@ impl Evidence {
             let read = (
                 self.read_all(COMMANDS, partitions as i32).await,
                 self.read_all(ENTRIES, entry_partitions as i32).await,
-                self.read_all(OFFSETS_TOPIC, self.coordinators).await,
+                self.read_all(OFFSETS_TOPIC, self.brokers.len() as i32)
+                    .await,
             );
             tries -= 1;
             if tries == 0 || moves == self.ghost.moves() {
@@ -130,7 +137,7 @@ impl Evidence {
         let timeout = self.settings.transaction_timeout_ms + 10_000;
         let settled = async {
             let entries = self.all_of(ENTRIES, self.settings.entry_partitions as i32);
-            let positions = self.all_of(OFFSETS_TOPIC, self.coordinators);
+            let positions = self.all_of(OFFSETS_TOPIC, self.brokers.len() as i32);
             for of in entries.into_iter().chain(positions) {
                 loop {
                     let stable = self.cluster.stable_offset(&of).await;

@@ -59,6 +59,22 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Bytes that are kept of the topic that keeps only its newest records.
     pub chatter_bytes: u64,
+    /// Partitions of topics that come and go while commands are written; 0 if there are none.
+    #[serde(default)]
+    pub passing_partitions: u64,
+}
+
+/// One of so many seeds has topics that come and go.
+const PASSING_ONE_IN: u64 = 4;
+
+/// How many partitions topics that come and go have, in a plan for which these numbers were drawn: not a draw of its own,
+/// which would change all plans that there were before.
+fn passing_partitions(drawn: impl std::fmt::Debug) -> u64 {
+    let lot = xxhash_rust::xxh3::xxh3_64(format!("passing {drawn:?}").as_bytes());
+    match lot % PASSING_ONE_IN {
+        0 => 2 + lot / PASSING_ONE_IN % 4,
+        _ => 0,
+    }
 }
 
 impl Settings {
@@ -80,6 +96,7 @@ impl Settings {
             .prop_map(move |(sizes, work, transactions, producer, segments)| {
                 let settings = Settings {
                     records,
+                    passing_partitions: passing_partitions((sizes, work, transactions)),
                     accounts: sizes.0,
                     partitions: sizes.1,
                     entry_partitions: sizes.2,
@@ -156,6 +173,7 @@ impl Settings {
             ("batch_records", self.batch_records, 1, 100_000),
             ("segment_bytes", self.segment_bytes, 1024, 1 << 30),
             ("chatter_bytes", self.chatter_bytes, 1, 1 << 30),
+            ("passing_partitions", self.passing_partitions, 0, 64),
         ];
         for (name, value, min, max) in ranges {
             if !(min..=max).contains(&value) {
@@ -163,6 +181,10 @@ impl Settings {
                     "params: {name} is {value}; {min} to {max} would be right"
                 ));
             }
+        }
+        // One of them is never used.
+        if self.passing_partitions == 1 {
+            return Err("params: passing_partitions is 1; 0 or 2 to 64 would be right".into());
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Tellers: they write commands, each until it is told that it is in the log; and chatter beside them, into a
-//! topic that keeps only its newest records.
+//! topic that keeps only its newest records. One of them lets other topics come and go.
 
-use super::{command::Command, settings::Settings, CHATTER, COMMANDS};
+use super::{command::Command, lives::Lives, settings::Settings, CHATTER, COMMANDS};
 use crate::cluster;
 use engine::{
     ids::PartitionId,
@@ -30,6 +30,7 @@ pub struct Sent {
 /// All commands, and what became of them. It outlives any crash.
 #[derive(Clone)]
 pub struct Till {
+    seed: Seed,
     commands: Arc<Vec<(i32, Command)>>,
     acked: Arc<Mutex<Vec<bool>>>,
     /// What was sent, and what the tellers were told.
@@ -53,6 +54,7 @@ impl Till {
             (partition, command)
         });
         Till {
+            seed,
             commands: Arc::new(commands.collect()),
             acked: Arc::new(Mutex::new(vec![false; settings.records as usize])),
             sends: History::default(),
@@ -76,7 +78,7 @@ impl Till {
 pub async fn run(
     node: sim::Host,
     brokers: Vec<String>,
-    till: Till,
+    (till, lives): (Till, Lives),
     settings: Settings,
     (index, of): (usize, usize),
 ) {
@@ -93,6 +95,15 @@ pub async fn run(
         }
     }
     tokio::spawn(chatter(cluster.clone(), settings.clone(), node.clone()));
+    if index == 0 && settings.passing_partitions > 0 {
+        tokio::spawn(passing(
+            cluster.clone(),
+            settings.clone(),
+            node.clone(),
+            till.clone(),
+            lives,
+        ));
+    }
     let total = till.commands.len() as u64;
     let begun = tokio::time::Instant::now();
     let due_ms = |item: usize| settings.feed_ms * item as u64 / total;
@@ -140,6 +151,14 @@ pub async fn run(
         left = till.left(index, of);
     }
     std::future::pending().await
+}
+
+/// Lets topics come and go, until every command is in the log.
+async fn passing(cluster: Cluster, settings: Settings, node: sim::Host, till: Till, lives: Lives) {
+    let who = format!("{}#{}", node.name(), node.incarnation());
+    let draws = till.seed.stream("passing", node.incarnation());
+    let goes_on = || !till.is_empty();
+    lives.run(&cluster, &settings, &who, draws, goes_on).await;
 }
 
 /// Writes numbers, each one once, for as long as commands are written. What is acknowledged or not does not matter:

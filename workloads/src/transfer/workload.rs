@@ -4,6 +4,7 @@ use super::{
     fences,
     ghost::Ghost,
     judge::{self, Evidence},
+    lives::Lives,
     reader::{self, Readings},
     settings::Settings,
     teller::{self, Till},
@@ -119,6 +120,11 @@ impl Workload for TransferWorkload {
             records,
             ..settings.clone()
         });
+        let without = (settings.passing_partitions > 0).then(|| Settings {
+            passing_partitions: 0,
+            ..settings.clone()
+        });
+        let smaller = without.into_iter().chain(smaller);
         smaller.map(|settings| settings.to_params()).collect()
     }
 
@@ -132,10 +138,16 @@ impl Workload for TransferWorkload {
         ghost.watch(world);
         for id in 0..BROKERS {
             let settings = settings.clone();
+            let (ghost, seen_by) = (ghost.clone(), world.clone());
             world.node(&format!("broker-{id}"), move |node| {
                 let config = settings.broker(id, broker_addresses());
+                let (ghost, seen_by) = (ghost.clone(), seen_by.clone());
                 // Whatever ends it, its supervisor starts it again.
-                async move { drop(Broker::run(cluster::host(&node), config).await) }
+                async move {
+                    if let Err(error) = Broker::run(cluster::host(&node), config).await {
+                        ghost.broker_ended(&seen_by, node.name(), &error);
+                    }
+                }
             });
         }
         let attempts = Attempts::default();
@@ -150,12 +162,12 @@ impl Workload for TransferWorkload {
                 worker::run(node, broker_addresses(), tells, settings, seed)
             });
         }
-        let till = Till::new(plan.seed, &settings);
+        let (till, lives) = (Till::new(plan.seed, &settings), Lives::default());
         for id in 0..TELLERS {
-            let (till, settings) = (till.clone(), settings.clone());
+            let (tells, settings) = ((till.clone(), lives.clone()), settings.clone());
             world.node(&format!("teller-{id}"), move |node| {
-                let (till, settings) = (till.clone(), settings.clone());
-                teller::run(node, broker_addresses(), till, settings, (id, TELLERS))
+                let (tells, settings) = (tells.clone(), settings.clone());
+                teller::run(node, broker_addresses(), tells, settings, (id, TELLERS))
             });
         }
         let readings = Readings::default();
@@ -177,6 +189,7 @@ impl Workload for TransferWorkload {
             cluster: Cluster::new(cluster::host(&world.observer()), broker_addresses()),
             settings,
             till,
+            lives,
             attempts,
             readings,
             ghost,
@@ -190,6 +203,7 @@ struct Running {
     cluster: Cluster,
     settings: Settings,
     till: Till,
+    lives: Lives,
     attempts: Attempts,
     readings: Readings,
     ghost: Ghost,
@@ -227,10 +241,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[async_trait(?Send)]
 impl Scenario for Running {
     fn is_fed(&self) -> bool {
-        self.till.is_empty()
+        self.till.is_empty() && !self.lives.is_active()
     }
 
     async fn waits_for(&mut self) -> Vec<String> {
+        self.ghost.calm(self.seen_from.now());
         let mut waits = Vec::new();
         for index in 0..self.settings.partitions {
             let of = TopicPartition::new(COMMANDS, PartitionId(index as i32));
@@ -278,10 +293,11 @@ impl Scenario for Running {
             cluster: self.cluster.clone(),
             settings: self.settings.clone(),
             till: self.till.clone(),
+            lives: self.lives.clone(),
             attempts: self.attempts.clone(),
             readings: self.readings.clone(),
             ghost: self.ghost.clone(),
-            coordinators: BROKERS as i32,
+            brokers: broker_addresses(),
         };
         evidence.judge().await
     }
