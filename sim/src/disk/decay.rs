@@ -17,6 +17,9 @@ pub(crate) const REST: Duration = Duration::from_secs(2);
 /// Versions of a file that may come back.
 const VERSIONS_MAX: usize = 8;
 
+/// Pages of a file, each from one byte to another.
+type Pages = Vec<(usize, usize)>;
+
 /// What was damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wound {
@@ -203,7 +206,7 @@ impl Volume {
     }
 
     /// The files whose path holds this text, and the pages of each that rest.
-    fn resting(&self, file: &str) -> Vec<(String, InodeId, Vec<(usize, usize)>)> {
+    fn resting(&self, file: &str) -> Vec<(String, InodeId, Pages)> {
         let past = self.past.as_ref().expect("the plan has damage");
         let mut all = Vec::new();
         for path in self.entries_at_rest(file) {
