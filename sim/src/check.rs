@@ -72,11 +72,19 @@ pub enum Kind {
     Stuck,
     /// The program panicked.
     Panicked,
+    /// The program ended its process.
+    Exited,
+    /// The process died of a signal: an abort, a stack that overflowed.
+    Aborted,
+    /// The program asked for more memory than a run may have.
+    Exhausted,
+    /// The run did not come back within its wall time: a loop that never awaits, a lock that nobody frees.
+    Hung,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 26] = [
+    pub const ALL: [Kind; 30] = [
         Kind::Lost,
         Kind::Duplicated,
         Kind::Torn,
@@ -103,6 +111,10 @@ impl Kind {
         Kind::Halted,
         Kind::Stuck,
         Kind::Panicked,
+        Kind::Exited,
+        Kind::Aborted,
+        Kind::Exhausted,
+        Kind::Hung,
     ];
 
     /// Its name.
@@ -134,6 +146,10 @@ impl Kind {
             Kind::Halted => "halted",
             Kind::Stuck => "stuck",
             Kind::Panicked => "panicked",
+            Kind::Exited => "exited",
+            Kind::Aborted => "aborted",
+            Kind::Exhausted => "exhausted",
+            Kind::Hung => "hung",
         }
     }
 }
@@ -147,8 +163,11 @@ impl fmt::Display for Kind {
 /// A broken claim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anomaly {
-    /// Which kind: what shrinking and deduplication compare.
+    /// Which kind.
     pub kind: Kind,
+    /// Which claim was broken, by the name of its ledger; where, if the program panicked or died. Shrinking
+    /// and the causes of a campaign compare it together with the kind.
+    pub claim: String,
     /// What is wrong, in one line.
     pub what: String,
     /// What led to it, a line each.
@@ -301,6 +320,7 @@ impl Ledger {
     pub fn found(&mut self, kind: Kind, what: impl Into<String>) {
         self.found.push(Anomaly {
             kind,
+            claim: self.claim.clone(),
             what: format!("{}: {}", self.claim, what.into()),
             why: Vec::new(),
         });
@@ -349,6 +369,7 @@ impl Ledger {
         });
         Anomaly {
             kind,
+            claim: self.claim.clone(),
             what: format!("{}: {what}", self.claim),
             why: why.collect(),
         }

@@ -1,38 +1,68 @@
 //! Exploring: seeds in, failures out.
 //!
-//! Seeds are spread over threads, each run in a fresh one. A failure is shrunk, and then repeated in a
-//! fresh process; one that does not repeat is a determinism leak, and says so. Failures that look alike
-//! (the same kind of anomaly, the same kinds of fault left) are one failure with many seeds.
+//! Seeds are run in worker processes, one for each job, each of which runs many seeds, one after the other,
+//! each in a fresh thread. So a program under test that exits, aborts, overflows its stack, loops for ever or
+//! eats memory fails with its seed, and the exploration goes on with a new worker; inside `cargo test` too,
+//! where `exit(0)` would otherwise end all tests as if they had passed. A worker costs a few milliseconds
+//! when it starts, and some hundred microseconds a seed.
+//!
+//! | what ends a run | how it is noticed | its kind of anomaly |
+//! |---|---|---|
+//! | a panic | caught in the worker | `panicked` |
+//! | `exit` | the worker's status | `exited` |
+//! | an abort, a signal, an overflow of the stack | the worker's status | `aborted` |
+//! | more memory than [`Explore::memory_max`] | the system refuses it, and the worker aborts | `exhausted` |
+//! | a loop that never awaits, a lock that nobody frees | no report within [`Explore::wall_max`] | `hung` |
+//!
+//! A failure is shrunk, and then repeated in a fresh process. Failures are counted together if the same claim
+//! breaks in the same way under faults of the same roles, and not without one of these: each failing seed is
+//! tried with the faults of a known cause alone, and shrunk if it has another. What nobody had time to
+//! examine is listed as such.
+//!
+//! One seed of a hundred that is not broken is run a second time, in another process, which costs one percent of
+//! the speed: [`Campaign::leaks`].
 
 mod campaign;
-mod confirm;
+mod cause;
+mod examine;
+mod process;
+mod steer;
+mod twice;
+mod worker;
 
-pub use campaign::{Campaign, Conclusion, Confirmed, Failure};
+pub use campaign::{
+    Again, Campaign, Conclusion, Ended, FailedSeed, Failure, Leak, Shown, Unexamined,
+};
+pub use steer::{fresh_seed, parse_duration, parse_range};
+pub(crate) use worker::is_worker;
+pub use worker::serve;
 
 use crate::{
-    check::{Anomaly, Kind, Verdict},
+    check::Verdict,
     plan::Plan,
     report,
-    run::{self, Limits, Report, Workload},
-    shrink::shrink,
+    run::{self, Report, Workload},
     Seed,
 };
+use cause::Cause;
+use process::{Halt, Start, Worker};
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
+    ffi::OsString,
+    ops::{Bound, RangeBounds},
     sync::{
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         Arc, Mutex,
     },
     time::{Duration, Instant},
 };
+use worker::{Hello, Job};
 
-/// How many failures of one kind are shrunk and confirmed; the others are counted by their seeds.
-const SHRUNK_PER_KIND: usize = 3;
-/// Seeds that are remembered for one failure.
-const SEEDS_KEPT: usize = 20;
-/// Wall time for shrinking one failure.
-const SHRINK_BUDGET: Duration = Duration::from_secs(60);
+/// Wall time within which a seed has to end, unless another is given.
+const WALL_MAX: Duration = Duration::from_secs(60);
+/// How much memory a worker may have, unless another limit is given.
+const MEMORY_MAX: u64 = 4 << 30;
+/// How often whoever keeps what was found is told that time has passed.
+const MOMENT: Duration = Duration::from_secs(10);
 
 /// Explores a workload; see the crate's example.
 pub fn explore(workload: impl Workload) -> Explore {
@@ -43,19 +73,37 @@ pub fn explore(workload: impl Workload) -> Explore {
 #[derive(Clone)]
 pub struct Explore {
     workload: Arc<dyn Workload>,
-    seeds: Range<u64>,
+    /// The first and the last seed; `None` if there is none.
+    seeds: Option<(u64, u64)>,
     lasts: Option<Duration>,
     jobs: usize,
     shard: (u64, u64),
     adjust: Arc<dyn Fn(&mut Plan) + Send + Sync>,
-    confirm: Arc<Confirm>,
     again: Arc<dyn Fn(&Failure) -> String + Send + Sync>,
     progress: Arc<dyn Fn(&Progress) + Send + Sync>,
+    keep: Arc<Keep>,
     fails_max: usize,
+    wall_max: Duration,
+    memory_max: u64,
+    serves: bool,
+    aloud: bool,
+    signal: Arc<AtomicUsize>,
 }
 
-/// Repeats a plan in a fresh process, or says why it could not.
-type Confirm = dyn Fn(&Plan) -> Result<Confirmed, String> + Send + Sync;
+/// Writes down what becomes known, as it does.
+type Keep = dyn Fn(&Campaign, &mut News<'_>) + Send + Sync;
+
+/// What has become known.
+pub enum News<'a> {
+    /// A seed has failed.
+    Failed(&'a FailedSeed),
+    /// A cause was found, or a failure that does not repeat.
+    Failure(&'a mut Failure),
+    /// A seed was run twice, and was not the same.
+    Leak(&'a mut Leak),
+    /// Some seconds have passed.
+    Moment,
+}
 
 /// How far an exploration is.
 #[derive(Clone, Debug)]
@@ -66,27 +114,50 @@ pub struct Progress {
     pub failed: u64,
     /// Wall time since the start.
     pub elapsed: Duration,
-    /// What it is doing besides, if it is: shrinking.
+    /// What it is doing besides, if it is: examining a failure.
     pub doing: Option<String>,
 }
 
 /// What all threads of an exploration share.
 struct Shared {
     begun: Instant,
+    /// How many seeds were given out.
     next: AtomicU64,
     seeds_run: AtomicU64,
     failed: AtomicU64,
-    stop: AtomicBool,
+    stop: Stop,
     found: Mutex<Found>,
+}
+
+/// When an exploration stops.
+struct Stop {
+    /// No more seeds are to be run.
+    no_more: AtomicBool,
+    /// The number of the signal that ends it at once, or zero.
+    signal: Arc<AtomicUsize>,
+}
+
+impl Stop {
+    fn no_more(&self) {
+        self.no_more.store(true, Ordering::Relaxed);
+    }
+
+    fn is_now(&self) -> bool {
+        self.signal.load(Ordering::Relaxed) != 0
+    }
 }
 
 #[derive(Default)]
 struct Found {
     campaign: Campaign,
     digest: u128,
-    shrunk: BTreeMap<Kind, usize>,
-    seeds_of_kind: BTreeMap<Kind, Vec<String>>,
-    count_of_kind: BTreeMap<Kind, u64>,
+    /// The cause of each failure of the campaign.
+    causes: Vec<Cause>,
+    /// Failures that are being examined.
+    examining: usize,
+    /// Wall time that went into examining.
+    examined: Duration,
+    told: Duration,
 }
 
 impl Explore {
@@ -95,21 +166,40 @@ impl Explore {
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         Explore {
             workload,
-            seeds: 0..64,
+            seeds: Some((0, 63)),
             lasts: None,
             jobs,
             shard: (0, 1),
             adjust: Arc::new(|_| {}),
-            confirm: Arc::new(confirm::by_same_program),
-            again: Arc::new(|failure| format!("SEEDBED_SEED={} cargo test", failure.seed)),
+            again: Arc::new(|failure| {
+                let test = this_test().map_or(String::new(), |test| format!(" {test}"));
+                format!("SEEDBED_SEED={} cargo test{test}", failure.seed)
+            }),
             progress: Arc::new(|_| {}),
+            keep: Arc::new(|_, _| {}),
             fails_max: usize::MAX,
+            wall_max: WALL_MAX,
+            memory_max: MEMORY_MAX,
+            serves: false,
+            aloud: false,
+            signal: Arc::default(),
         }
     }
 
     /// Explores these seeds.
-    pub fn seeds(mut self, seeds: Range<u64>) -> Self {
-        self.seeds = seeds;
+    pub fn seeds(mut self, seeds: impl RangeBounds<u64>) -> Self {
+        let first = match seeds.start_bound() {
+            Bound::Included(first) => Some(*first),
+            Bound::Excluded(before) => before.checked_add(1),
+            Bound::Unbounded => Some(0),
+        };
+        let last = match seeds.end_bound() {
+            Bound::Included(last) => Some(*last),
+            Bound::Excluded(after) => after.checked_sub(1),
+            Bound::Unbounded => Some(u64::MAX),
+        };
+        let both = first.zip(last);
+        self.seeds = both.filter(|(first, last)| first <= last);
         self
     }
 
@@ -119,7 +209,7 @@ impl Explore {
         self
     }
 
-    /// How many threads.
+    /// How many workers.
     pub fn jobs(mut self, jobs: usize) -> Self {
         self.jobs = jobs.max(1);
         self
@@ -144,12 +234,34 @@ impl Explore {
         self
     }
 
-    /// How to repeat a plan in a fresh process.
-    pub fn confirm(
-        mut self,
-        confirm: impl Fn(&Plan) -> Result<Confirmed, String> + Send + Sync + 'static,
-    ) -> Self {
-        self.confirm = Arc::new(confirm);
+    /// Wall time within which a seed has to end; 60 seconds unless told otherwise.
+    pub fn wall_max(mut self, wall_max: Duration) -> Self {
+        self.wall_max = wall_max;
+        self
+    }
+
+    /// How much memory a worker may have, in bytes; 4 GiB unless told otherwise.
+    pub fn memory_max(mut self, memory_max: u64) -> Self {
+        self.memory_max = memory_max;
+        self
+    }
+
+    /// This program calls [`serve`] before anything else: its workers need no arguments, and do nothing that
+    /// it does before it explores.
+    pub fn serves(mut self) -> Self {
+        self.serves = true;
+        self
+    }
+
+    /// What the program under test prints is seen: for one seed that somebody looks at.
+    pub fn aloud(mut self) -> Self {
+        self.aloud = true;
+        self
+    }
+
+    /// Ends at once when this becomes the number of a signal, with what was found until then.
+    pub fn ends_on(mut self, signal: Arc<AtomicUsize>) -> Self {
+        self.signal = signal;
         self
     }
 
@@ -165,113 +277,200 @@ impl Explore {
         self
     }
 
+    /// Is told what becomes known, as it does, together with what is known so far: whatever ends this
+    /// process, it has been told of all that was found before.
+    pub fn keeps(
+        mut self,
+        keep: impl Fn(&Campaign, &mut News<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.keep = Arc::new(keep);
+        self
+    }
+
     /// Explores, in a `#[test]`: panics with everything one needs to know if it is not clean.
     /// `SEEDBED_SEED`, `SEEDBED_SEEDS` and `SEEDBED_FOR` say from outside what to explore.
     pub fn check(self) -> Campaign {
-        let explore = self.steered(&|name| std::env::var(name).ok());
+        let steered = steer::steered(self, &|name| std::env::var(name).ok());
+        let explore = steered.unwrap_or_else(|error| panic!("{error}"));
         let campaign = explore.run();
-        if campaign.conclusion() != Conclusion::Clean {
-            let mut text = format!(
-                "{}: {:?} after {} seeds, {:?}\n",
-                campaign.workload,
-                campaign.conclusion(),
-                campaign.seeds_run,
-                campaign.verdicts
-            );
-            for failure in &campaign.failures {
-                text += &explore.screen(failure);
-                text += &format!("\nwith the plan\n{}\n", failure.plan.to_text());
-            }
-            panic!("{text}");
+        let conclusion = campaign.conclusion();
+        let is_whole = matches!(campaign.ended, Ended::Done | Ended::Enough);
+        if conclusion != Conclusion::Clean || !is_whole {
+            panic!("{}", explore.told(&campaign));
         }
         campaign
     }
 
-    /// A failure on one screen.
-    pub fn screen(&self, failure: &Failure) -> String {
-        let again = (self.again)(failure);
-        let mut text = report::screen(
-            &failure.plan,
-            &failure.anomaly,
-            Some(failure.faults_before),
-            &again,
+    /// All that one needs to know of a campaign that is not clean.
+    fn told(&self, campaign: &Campaign) -> String {
+        let mut text = format!(
+            "{}: {:?} after {} seeds from {} on, {:?}\n",
+            campaign.workload,
+            campaign.conclusion(),
+            campaign.seeds_run,
+            Seed(campaign.seeds.0),
+            campaign.verdicts
         );
-        if !failure.reproduced {
-            let instead = failure.instead.as_deref().unwrap_or("nothing");
-            text = format!("{text}\nLEAK  a fresh process showed {instead}: not deterministic");
+        if let Ended::Unable(why) = &campaign.ended {
+            text += &format!("no worker process can be started: {why}\n");
+        }
+        for failure in &campaign.failures {
+            text += &self.screen(failure);
+            text += &format!("\nwith the plan\n{}\n", failure.plan.to_text());
+        }
+        for others in &campaign.unexamined {
+            text += &format!("{}\n", report::unexamined(others));
+        }
+        for leak in &campaign.leaks {
+            text += &format!("{}\n", report::leak(leak));
         }
         text
     }
 
-    fn steered(mut self, env: &dyn Fn(&str) -> Option<String>) -> Self {
-        if let Some(text) = env("SEEDBED_SEED") {
-            let Seed(seed) = text
-                .parse()
-                .unwrap_or_else(|error| panic!("SEEDBED_SEED: {error}"));
-            self.seeds = seed..seed + 1;
-        }
-        if let Some(text) = env("SEEDBED_SEEDS") {
-            let seeds = parse_range(&text).unwrap_or_else(|error| panic!("SEEDBED_SEEDS: {error}"));
-            self.seeds = seeds;
-        }
-        if let Some(text) = env("SEEDBED_FOR") {
-            let lasts =
-                parse_duration(&text).unwrap_or_else(|error| panic!("SEEDBED_FOR: {error}"));
-            self.lasts = Some(lasts);
-        }
-        self
+    /// A failure on one screen.
+    pub fn screen(&self, failure: &Failure) -> String {
+        report::failure(failure, &(self.again)(failure))
     }
 
-    /// Explores.
+    /// Explores. In a worker it does not return, or returns what the parent has found.
     pub fn run(&self) -> Campaign {
-        confirm::answer(&self.workload);
+        let campaign = match worker::answer(&self.workload) {
+            Some(campaign) => campaign,
+            None => self.explore(),
+        };
+        worker::remember(&campaign);
+        campaign
+    }
+
+    fn explore(&self) -> Campaign {
+        let start = self.start();
         let shared = Shared {
             begun: Instant::now(),
-            next: AtomicU64::new(self.seeds.start),
+            next: AtomicU64::new(0),
             seeds_run: AtomicU64::new(0),
             failed: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
+            stop: self.stop(),
             found: Mutex::default(),
         };
+        self.keep(
+            &shared,
+            &mut shared.found.lock().expect("found"),
+            &mut News::Moment,
+        );
         std::thread::scope(|scope| {
-            // The thread that asked keeps its name, by which a test is found again.
-            let name = std::thread::current().name().map(str::to_owned);
             for _ in 0..self.jobs {
-                let builder = std::thread::Builder::new();
-                let builder = name.iter().fold(builder, |b, name| b.name(name.clone()));
-                let work = || self.work(&shared);
-                builder
-                    .spawn_scoped(scope, work)
-                    .expect("the system gives a thread");
+                scope.spawn(|| {
+                    if let Err(Halt::Unable(why)) = self.work(&shared, &start) {
+                        shared.found.lock().expect("found").campaign.ended = Ended::Unable(why);
+                        shared.stop.no_more();
+                    }
+                });
             }
         });
         self.conclude(shared)
     }
 
-    fn work(&self, shared: &Shared) {
-        while !shared.stop.load(Ordering::Relaxed) {
-            if self
-                .lasts
-                .is_some_and(|lasts| shared.begun.elapsed() >= lasts)
-            {
-                return;
-            }
-            let seed = shared.next.fetch_add(1, Ordering::Relaxed);
-            if self.lasts.is_none() && seed >= self.seeds.end {
-                return;
-            }
-            if seed % self.shard.1 != self.shard.0 {
-                continue;
-            }
+    /// Runs a plan in a worker; the program has to serve ([`Explore::serves`]). Returns what it shows; the
+    /// error says why no worker can be started.
+    pub fn run_plan(&self, plan: &Plan, keep_trace: bool) -> Result<Report, String> {
+        let job = match keep_trace {
+            true => Job::of(plan).keeping_trace(),
+            false => Job::of(plan),
+        };
+        self.in_worker(|worker| worker.run(&job))
+    }
+
+    /// Examines a plan that fails: shrinks it, and repeats it in a fresh process; the program has to serve
+    /// ([`Explore::serves`]). Returns what the plan shows if it does not fail; the error says why no worker
+    /// can be started.
+    pub fn examine_plan(&self, plan: &Plan) -> Result<Result<Failure, Report>, String> {
+        self.in_worker(|worker| {
+            let report = worker.run(&Job::of(plan))?;
+            Ok(match &report.verdict {
+                Verdict::Broken(_) => Ok(self.examine(worker, plan, &report)?),
+                _ => Err(report),
+            })
+        })
+    }
+
+    fn in_worker<T>(
+        &self,
+        body: impl FnOnce(&mut Worker<'_>) -> Result<T, Halt>,
+    ) -> Result<T, String> {
+        assert!(self.serves, "a worker has to come to this");
+        let (start, stop) = (self.start(), self.stop());
+        let done = body(&mut Worker::new(&start, &stop));
+        done.map_err(|halt| match halt {
+            Halt::Unable(why) => format!("no worker process can be started: {why}"),
+            Halt::Stopped => "ended by a signal".into(),
+        })
+    }
+
+    fn stop(&self) -> Stop {
+        Stop {
+            no_more: AtomicBool::new(false),
+            signal: self.signal.clone(),
+        }
+    }
+
+    fn start(&self) -> Start {
+        let arguments: Vec<OsString> = match this_test() {
+            _ if self.serves => Vec::new(),
+            // A test that is usually left out is not left out here.
+            Some(test) => [&*test, "--exact", "--include-ignored", "--nocapture"]
+                .map(OsString::from)
+                .into(),
+            None => std::env::args_os().skip(1).collect(),
+        };
+        Start {
+            arguments,
+            hello: Hello {
+                workload: self.workload.name().to_owned(),
+                before: worker::found_before(),
+                memory_max: self.memory_max,
+            },
+            wall_max: self.wall_max,
+            aloud: self.aloud,
+        }
+    }
+
+    fn work(&self, shared: &Shared, start: &Start) -> Result<(), Halt> {
+        let mut worker = Worker::new(start, &shared.stop);
+        let mut twin = Worker::new(start, &shared.stop);
+        let mut nth = 0;
+        while let Some(seed) = self.next(shared) {
             let mut plan = run::draw(&*self.workload, Seed(seed));
             (self.adjust)(&mut plan);
-            let report = run::run(&self.workload, &plan, &Limits::default());
+            let report = worker.run(&Job::of(&plan))?;
             self.add(shared, &plan, &report);
-            if let Verdict::Broken(anomalies) = &report.verdict {
+            if let Verdict::Broken(_) = &report.verdict {
                 shared.failed.fetch_add(1, Ordering::Relaxed);
-                self.fail(shared, plan, anomalies[0].kind);
+                self.fail(shared, &mut worker, &plan, &report)?;
+            } else if twice::is_due(nth) {
+                self.twice(shared, &mut worker, &mut twin, &plan, &report)?;
             }
+            nth += 1;
             self.tell(shared, None);
+        }
+        Ok(())
+    }
+
+    /// The next seed, if there is to be one.
+    fn next(&self, shared: &Shared) -> Option<u64> {
+        let (first, last) = self.seeds?;
+        loop {
+            let is_over = |lasts| shared.begun.elapsed() >= lasts;
+            if shared.stop.no_more.load(Ordering::Relaxed)
+                || shared.stop.is_now()
+                || self.lasts.is_some_and(is_over)
+            {
+                return None;
+            }
+            let nth = shared.next.fetch_add(1, Ordering::Relaxed);
+            let seed = first.checked_add(nth).filter(|seed| *seed <= last)?;
+            if seed % self.shard.1 == self.shard.0 {
+                return Some(seed);
+            }
         }
     }
 
@@ -282,6 +481,12 @@ impl Explore {
             elapsed: shared.begun.elapsed(),
             doing,
         });
+    }
+
+    /// Tells whoever keeps what was found.
+    fn keep(&self, shared: &Shared, found: &mut Found, news: &mut News<'_>) {
+        self.fill(shared, found);
+        (self.keep)(&found.campaign, news);
     }
 
     fn add(&self, shared: &Shared, plan: &Plan, report: &Report) {
@@ -311,113 +516,40 @@ impl Explore {
         hasher.update(&plan.seed.0.to_le_bytes());
         hasher.update(report.digest.as_bytes());
         found.digest = found.digest.wrapping_add(hasher.digest128());
-    }
-
-    /// Shrinks and confirms a failure, unless enough of its kind were.
-    fn fail(&self, shared: &Shared, plan: Plan, kind: Kind) {
-        {
-            let mut found = shared.found.lock().expect("found");
-            *found.count_of_kind.entry(kind).or_default() += 1;
-            let seeds = found.seeds_of_kind.entry(kind).or_default();
-            if seeds.len() < SEEDS_KEPT {
-                seeds.push(plan.seed.to_string());
-            }
-            let shrunk = found.shrunk.entry(kind).or_default();
-            *shrunk += 1;
-            if *shrunk > SHRUNK_PER_KIND {
-                return;
-            }
-        }
-        self.tell(
-            shared,
-            Some(format!("shrinking {} of seed {}", kind, plan.seed)),
-        );
-        let failure = self.examine(plan, kind);
-        let mut found = shared.found.lock().expect("found");
-        let like = |other: &&mut Failure| shape_of(other) == shape_of(&failure);
-        if let Some(same) = found.campaign.failures.iter_mut().find(like) {
-            same.count += 1;
-            same.seeds.push(failure.seed);
-        } else {
-            found.campaign.failures.push(failure);
-        }
-        if found.campaign.failures.len() >= self.fails_max {
-            shared.stop.store(true, Ordering::Relaxed);
+        let elapsed = shared.begun.elapsed();
+        if elapsed >= found.told + MOMENT {
+            found.told = elapsed;
+            self.keep(shared, &mut found, &mut News::Moment);
         }
     }
 
-    /// Makes a failure of a plan that failed: shrunk, and repeated in a fresh process.
-    pub fn examine(&self, plan: Plan, kind: Kind) -> Failure {
-        let (seed, faults_before) = (plan.seed.to_string(), plan.faults.len());
-        let failure = |plan, report: Report, reproduced, instead| Failure {
-            seed: seed.clone(),
-            anomaly: report.verdict.anomaly().cloned().unwrap_or(Anomaly {
-                kind,
-                what: "seen once, and not again".into(),
-                why: Vec::new(),
-            }),
-            digest: report.digest,
-            plan,
-            faults_before,
-            reproduced,
-            instead,
-            seeds: vec![seed.clone()],
-            count: 1,
-            saved: None,
-        };
-        let Some(shrunk) = shrink(&self.workload, &plan, kind, SHRINK_BUDGET) else {
-            let report = run::run(&self.workload, &plan, &Limits::default());
-            let instead = format!("{} the second time, here", report.verdict.name());
-            return failure(plan, report, false, Some(instead));
-        };
-        let expected = Confirmed {
-            verdict: shrunk.report.verdict.name().to_owned(),
-            digest: shrunk.report.digest.clone(),
-        };
-        let (reproduced, instead) = match (self.confirm)(&shrunk.plan) {
-            Ok(confirmed) if confirmed == expected => (true, None),
-            Ok(other) => (
-                false,
-                Some(format!("{} with digest {}", other.verdict, other.digest)),
-            ),
-            Err(error) => (false, Some(error)),
-        };
-        failure(shrunk.plan, shrunk.report, reproduced, instead)
-    }
-
-    fn conclude(&self, shared: Shared) -> Campaign {
-        let found = shared.found.into_inner().expect("found");
-        let mut campaign = found.campaign;
+    /// Fills in what follows from the rest.
+    fn fill(&self, shared: &Shared, found: &mut Found) {
+        let campaign = &mut found.campaign;
         campaign.workload = self.workload.name().to_owned();
         for name in self.workload.moves() {
             campaign.moves.entry(name).or_default();
         }
         campaign.wall_seconds = shared.begun.elapsed().as_secs_f64();
         campaign.seeds_per_second = campaign.seeds_run as f64 / campaign.wall_seconds;
-        let next = shared.next.into_inner();
-        let end = if self.lasts.is_some() {
-            next
-        } else {
-            next.min(self.seeds.end)
-        };
-        campaign.seeds = (self.seeds.start, end);
-        campaign.digest = format!("{:032x}", found.digest);
-        // Failures of a kind of which enough were shrunk belong to the first one of it.
-        for (kind, count) in found.count_of_kind {
-            let of_kind = campaign.failures.iter().filter(|f| f.anomaly.kind == kind);
-            let known: BTreeSet<String> = of_kind.clone().flat_map(|f| f.seeds.clone()).collect();
-            let counted: u64 = of_kind.map(|f| f.count).sum();
-            let first = campaign
-                .failures
-                .iter_mut()
-                .find(|f| f.anomaly.kind == kind);
-            if let Some(first) = first {
-                first.count += count.saturating_sub(counted);
-                let seeds = found.seeds_of_kind.get(&kind).into_iter().flatten();
-                let others = seeds.filter(|seed| !known.contains(*seed));
-                first.seeds.extend(others.cloned());
-            }
+        if let Some((first, last)) = self.seeds {
+            let next = first.saturating_add(shared.next.load(Ordering::Relaxed));
+            campaign.seeds = (first, next.min(last.saturating_add(1)));
         }
+        campaign.digest = format!("{:032x}", found.digest);
+    }
+
+    fn conclude(&self, shared: Shared) -> Campaign {
+        let mut found = shared.found.lock().expect("found");
+        self.fill(&shared, &mut found);
+        let mut campaign = std::mem::take(&mut found.campaign);
+        let signal = self.signal.load(Ordering::Relaxed);
+        campaign.ended = match campaign.ended {
+            Ended::Unable(why) => Ended::Unable(why),
+            _ if signal != 0 => Ended::Signal(signal),
+            _ if campaign.failed > 0 && campaign.failures.len() >= self.fails_max => Ended::Enough,
+            _ => Ended::Done,
+        };
         campaign
             .failures
             .sort_by_key(|failure| failure.anomaly.kind);
@@ -425,62 +557,9 @@ impl Explore {
     }
 }
 
-/// Failures of the same shape are the same failure.
-fn shape_of(failure: &Failure) -> (Kind, bool, BTreeSet<&'static str>) {
-    let kinds = failure.plan.faults.iter().map(|fault| fault.what.kind());
-    (failure.anomaly.kind, failure.reproduced, kinds.collect())
-}
-
-/// Reads `A..B`, or a single seed.
-pub fn parse_range(text: &str) -> Result<Range<u64>, String> {
-    let seed = |text: &str| {
-        text.parse()
-            .map(|Seed(seed)| seed)
-            .map_err(|e| e.to_string())
-    };
-    let range = match text.split_once("..") {
-        None => {
-            let from = seed(text)?;
-            from..from.saturating_add(1)
-        }
-        Some((from, to)) => seed(from)?..seed(to)?,
-    };
-    if range.is_empty() {
-        return Err(format!("`{text}` holds no seed: write A..B with A below B"));
-    }
-    Ok(range)
-}
-
-/// Reads `30s`, `10m`, `8h`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a duration: write 30s, 10m or 8h");
-    let unit = text.chars().last().ok_or_else(wrong)?;
-    let factor = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        _ => return Err(wrong()),
-    };
-    let number = &text[..text.len() - unit.len_utf8()];
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let seconds = number.checked_mul(factor).filter(|seconds| *seconds > 0);
-    seconds.map(Duration::from_secs).ok_or_else(wrong)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_and_durations_are_read_or_refused() {
-        assert_eq!(parse_range("3..7"), Ok(3..7));
-        assert_eq!(parse_range("0x10"), Ok(16..17));
-        for text in ["", "7..3", "5..5", "a..b", "1..", "-1..3"] {
-            assert!(parse_range(text).unwrap_err().contains('`'), "{text}");
-        }
-        assert_eq!(parse_duration("8h"), Ok(Duration::from_secs(8 * 3600)));
-        for text in ["", "8", "h", "0s", "5d", "99999999999999999999h", "1é"] {
-            assert!(parse_duration(text).unwrap_err().contains("30s"), "{text}");
-        }
-    }
+/// The test that runs in this thread: its name is the thread's.
+fn this_test() -> Option<String> {
+    let thread = std::thread::current();
+    let name = thread.name().filter(|name| *name != "main");
+    name.map(str::to_owned)
 }

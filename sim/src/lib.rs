@@ -137,7 +137,7 @@
 //! let failure = &campaign.failures[0];
 //! assert_eq!(failure.anomaly.kind, Kind::Lost);
 //! assert!(failure.plan.faults.len() <= 2, "a power loss is enough");
-//! assert!(failure.reproduced);
+//! assert!(failure.reproduced());
 //! ```
 //!
 //! [madsim]: https://docs.rs/madsim

@@ -441,5 +441,10 @@ pub(crate) async fn sleep(duration: Duration) {
     sleep.await;
 }
 
+/// Whether this thread is inside its run. What a run leaves when it panics is dropped after its runtime.
+fn is_running() -> bool {
+    TimeHandle::try_current().is_some()
+}
+
 /// Connections that wait to be accepted.
 type AcceptQueue = VecDeque<u64>;

@@ -5,6 +5,7 @@
 
 use crate::{
     check::{stuck, Anomaly, Kind, Ledger, Verdict},
+    explore::is_worker,
     node::Nodes,
     plan::{Params, Plan, PlanError, Shape},
     trace::{self, Digest},
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    hash::RandomState,
     sync::{mpsc, Arc, Once},
     time::Duration,
 };
@@ -114,7 +116,7 @@ pub struct Report {
     /// How often each legal move of the workload's state machines has happened.
     pub moves: BTreeMap<String, u64>,
     /// The trace, if it was asked for.
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
 }
 
@@ -123,6 +125,10 @@ pub struct Report {
 pub struct Limits {
     /// Keep the trace as text.
     pub keep_trace: bool,
+    /// Let the standard library draw the keys of its hash maps as it does outside of a world, where they
+    /// differ from process to process; otherwise the seed draws them. A program whose run they change
+    /// depends on the order of a hash map.
+    pub other_keys: bool,
     /// Virtual time after which input that is still not given no longer delays calm.
     pub faults_max: Duration,
     /// Virtual time within which all work must be done once faults have stopped.
@@ -135,6 +141,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             keep_trace: false,
+            other_keys: false,
             faults_max: Duration::from_secs(60),
             calm_max: Duration::from_secs(240),
             wall_max: Duration::from_secs(120),
@@ -173,7 +180,7 @@ pub fn run(workload: &Arc<dyn Workload>, plan: &Plan, limits: &Limits) -> Report
     receiver.recv_timeout(wall_max).unwrap_or_else(|error| {
         let (kind, what, why) = match error {
             mpsc::RecvTimeoutError::Timeout => (
-                Kind::Stuck,
+                Kind::Hung,
                 format!("no end after {} s of wall time", wall_max.as_secs()),
                 "the run's thread was abandoned; its trace has no end",
             ),
@@ -183,20 +190,28 @@ pub fn run(workload: &Arc<dyn Workload>, plan: &Plan, limits: &Limits) -> Report
                 "something outlived the run, and holds on to its world",
             ),
         };
-        let why = vec![why.into()];
-        Report::of_nothing(Anomaly { kind, what, why })
+        Report::of_nothing(Anomaly {
+            kind,
+            claim: String::new(),
+            what,
+            why: vec![why.into()],
+        })
     })
 }
 
 fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
+    if limits.other_keys {
+        // The keys of a thread are drawn once, by its first hash map; madsim then finds them drawn.
+        let _ = RandomState::new();
+    }
     let nodes = Arc::new(Nodes::new(limits.keep_trace));
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         World::run(plan, &nodes, |world| phases(world, workload, plan, limits))
     }));
-    let virtual_seconds = nodes
+    let ended = nodes
         .time
         .get()
-        .map_or(0.0, |time| time.elapsed().as_secs_f64());
+        .map_or(Duration::ZERO, |time| time.elapsed());
     trace::deaf();
     nodes.forget_world();
     // Something that holds on to itself would keep every file and connection of the run.
@@ -205,15 +220,19 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
         "a run gives its memory back"
     );
     let (findings, stuck, damage) = outcome.unwrap_or_else(|_| {
-        let what = PANIC
+        let (what, claim) = PANIC
             .with(|cell| cell.take())
-            .unwrap_or_else(|| "no message".into());
+            .unwrap_or_else(|| ("no message".into(), String::new()));
         let kind = match what.contains(trace::POLL_BUDGET) {
             true => Kind::Stuck,
             false => Kind::Panicked,
         };
-        let why = Vec::new();
-        let anomaly = Anomaly { kind, what, why };
+        let anomaly = Anomaly {
+            kind,
+            claim,
+            what,
+            why: Vec::new(),
+        };
         (Findings::default(), Some(anomaly), DamageTold::default())
     });
     let mut anomalies: Vec<Anomaly> = Vec::new();
@@ -245,17 +264,14 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
         Verdict::Clean
     };
     let words = format!("{verdict:?}");
-    nodes.trace.record(
-        Duration::ZERO,
-        0,
-        "verdict",
-        &[("is", trace::Value::Text(&words))],
-    );
+    nodes
+        .trace
+        .record(ended, 0, "verdict", &[("is", trace::Value::Text(&words))]);
     let finished = nodes.trace.finish();
     Report {
         verdict,
         digest: Digest::to_string(&finished.digest),
-        virtual_seconds,
+        virtual_seconds: ended.as_secs_f64(),
         events: finished.events,
         commits: findings.commits,
         compared,
@@ -384,7 +400,8 @@ fn overheard(scenario: &mut dyn Scenario) -> Findings {
 }
 
 impl Report {
-    fn of_nothing(anomaly: Anomaly) -> Self {
+    /// What is known of a run that did not come to its end: what ended it.
+    pub(crate) fn of_nothing(anomaly: Anomaly) -> Self {
         Report {
             verdict: Verdict::Broken(vec![anomaly]),
             digest: Digest(0).to_string(),
@@ -403,7 +420,8 @@ impl Report {
 const RUN_THREAD: &str = "seedbed-run";
 
 thread_local! {
-    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// What a panic of this thread said, and where it was.
+    static PANIC: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
 }
 
 /// Panics inside a run become its verdict, and are not printed; all others are, as before.
@@ -420,11 +438,15 @@ fn quiet_panics() {
                         .rsplit("/registry/src/")
                         .next()
                         .unwrap_or(at.file());
-                    format!(" at {file}:{}", at.line())
+                    format!("{file}:{}", at.line())
                 });
+                let what = format!("{text} at {place}");
+                if is_worker() {
+                    // If it ends in an abort, this is all that is left of it.
+                    eprintln!("panicked: {what}");
+                }
                 PANIC.with(|cell| {
-                    cell.borrow_mut()
-                        .get_or_insert_with(|| format!("{text}{place}"));
+                    cell.borrow_mut().get_or_insert((what, place));
                 });
             } else {
                 before(info);

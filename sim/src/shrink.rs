@@ -1,17 +1,14 @@
 //! The smallest plan with the same kind of anomaly: faults first, then parameters.
 //!
-//! Delta debugging (Zeller and Hildebrandt, 2002) over the list of faults; kinds are compared as values,
-//! never messages.
+//! Delta debugging (Zeller and Hildebrandt, 2002) over the list of faults; kinds and claims are compared, never
+//! messages.
 
 use crate::{
-    check::Kind,
+    check::Anomaly,
     plan::Plan,
-    run::{run, Limits, Report, Workload},
+    run::{Report, Workload},
 };
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// A plan that was made smaller.
 #[derive(Clone, Debug)]
@@ -24,57 +21,68 @@ pub struct Shrunk {
     pub tried: u64,
 }
 
-/// Shrinks `plan`, which shows an anomaly of `kind`, for at most `budget` of wall time. Nothing, if the
-/// plan does not show it.
-pub fn shrink(
-    workload: &Arc<dyn Workload>,
+/// Shrinks `plan`, which shows `anomaly`, for at most `budget` of wall time; `run` runs a plan. Returns what
+/// it has shown instead, if the plan does not show the anomaly, and the error of `run`.
+pub fn shrink<E>(
+    workload: &dyn Workload,
     plan: &Plan,
-    kind: Kind,
+    anomaly: &Anomaly,
     budget: Duration,
-) -> Option<Shrunk> {
-    let until = Instant::now() + budget;
+    run: &mut dyn FnMut(&Plan) -> Result<Report, E>,
+) -> Result<Result<Shrunk, Report>, E> {
+    let report = run(plan)?;
+    if !is_same(anomaly, &report) {
+        return Ok(Err(report));
+    }
     let mut search = Search {
         workload,
-        kind,
-        until,
-        tried: 0,
-        best: None,
+        anomaly,
+        until: Instant::now() + budget,
+        run,
+        tried: 1,
+        best: (plan.clone(), report),
     };
-    search.fails(plan).then_some(())?;
-    search.faults();
-    search.params();
-    search.faults();
-    let (plan, report) = search.best.expect("the plan itself fails");
+    search.faults()?;
+    search.params()?;
+    search.faults()?;
+    let (plan, report) = search.best;
     let tried = search.tried;
-    Some(Shrunk {
+    Ok(Ok(Shrunk {
         plan,
         report,
         tried,
-    })
+    }))
 }
 
-struct Search<'a> {
-    workload: &'a Arc<dyn Workload>,
-    kind: Kind,
+/// Whether a run shows the same: what it is, and of which claim, and never how it is said.
+fn is_same(anomaly: &Anomaly, report: &Report) -> bool {
+    let shown = report.verdict.anomaly();
+    shown.is_some_and(|shown| shown.kind == anomaly.kind && shown.claim == anomaly.claim)
+}
+
+struct Search<'a, E> {
+    workload: &'a dyn Workload,
+    anomaly: &'a Anomaly,
     until: Instant,
+    run: &'a mut dyn FnMut(&Plan) -> Result<Report, E>,
     tried: u64,
-    best: Option<(Plan, Report)>,
+    best: (Plan, Report),
 }
 
-impl Search<'_> {
+impl<E> Search<'_, E> {
     /// Runs a candidate; if it fails in the same way it is the best so far.
-    fn fails(&mut self, plan: &Plan) -> bool {
+    fn fails(&mut self, plan: &Plan) -> Result<bool, E> {
         self.tried += 1;
-        let report = run(self.workload, plan, &Limits::default());
-        let same = (report.verdict.anomaly()).is_some_and(|anomaly| anomaly.kind == self.kind);
+        let report = (self.run)(plan)?;
+        let same = is_same(self.anomaly, &report);
         if same {
-            self.best = Some((plan.clone(), report));
+            self.best = (plan.clone(), report);
         }
-        same
+        Ok(same)
     }
 
     fn best(&self) -> Plan {
-        self.best.as_ref().expect("the plan itself fails").0.clone()
+        self.best.0.clone()
     }
 
     fn is_over(&self) -> bool {
@@ -82,7 +90,7 @@ impl Search<'_> {
     }
 
     /// Takes away ever smaller runs of faults, until none can be spared.
-    fn faults(&mut self) {
+    fn faults(&mut self) -> Result<(), E> {
         let mut size = self.best().faults.len();
         while size > 0 {
             let mut from = 0;
@@ -90,31 +98,32 @@ impl Search<'_> {
                 let mut candidate = self.best();
                 let to = (from + size).min(candidate.faults.len());
                 candidate.faults.drain(from..to);
-                if !self.fails(&candidate) {
+                if !self.fails(&candidate)? {
                     from += size;
                 }
             }
             size /= 2;
         }
+        Ok(())
     }
 
-    fn params(&mut self) {
+    fn params(&mut self) -> Result<(), E> {
         loop {
             let before = self.best();
             for params in self.workload.smaller(&before.params) {
                 if self.is_over() {
-                    return;
+                    return Ok(());
                 }
                 let candidate = Plan {
                     params,
                     ..before.clone()
                 };
-                if self.fails(&candidate) {
+                if self.fails(&candidate)? {
                     break;
                 }
             }
             if self.best() == before {
-                return;
+                return Ok(());
             }
         }
     }

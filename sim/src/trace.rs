@@ -6,6 +6,7 @@
 //! here too: any event with an explicit name (`tracing::info!(name: "sink.prepared", …)`) is one.
 
 use crate::node::{NodeIndex, Nodes};
+use serde::{Deserialize, Serialize};
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -281,7 +282,7 @@ impl Visit for Fields {
 }
 
 /// Where two traces part.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parting {
     /// The line, counted from 1.
     pub line: usize,

@@ -7,6 +7,14 @@ mod house;
 #[cfg(madsim)]
 mod determinism;
 
+/// Programs with something planted in them.
+#[cfg(madsim)]
+mod planted;
+
+/// Campaigns: nothing that a program does ends one, and each failure is put under its own cause.
+#[cfg(madsim)]
+mod campaigns;
+
 /// A world for a test that only needs some nodes.
 #[cfg(madsim)]
 mod stage;

@@ -63,7 +63,32 @@ fn bad_input_is_refused_with_what_would_be_right() {
         (&["fuzz", "--seeds", "x"], &["`x` is not a seed"]),
         (&["fuzz", "--for", "8"], &["--for", "30s"]),
         (&["fuzz", "--shard", "4/4"], &["--shard", "0/4"]),
-        (&["fuzz", "--jobs", "0"], &["--jobs"]),
+        (&["fuzz", "--jobs", "0"], &["--jobs", "1..=1024"]),
+        (&["fuzz", "--jobs", "100000"], &["--jobs", "1..=1024"]),
+        (&["fuzz", "--memory", "1"], &["--memory", "64..="]),
+        (&["fuzz", "--seed-timeout", "8"], &["--seed-timeout"]),
+        (
+            &["run", "--input", "x", "--dir", "d", "--checkpoint-ms", "0"],
+            &["--checkpoint-ms", "1..="],
+        ),
+        (
+            &["replay", "good.plan", "--workload", "transfer"],
+            &[
+                "--workload transfer",
+                "good.plan is a plan of workload revenue",
+            ],
+        ),
+        (
+            &[
+                "replay",
+                "good.plan",
+                "--sink",
+                "append",
+                "--guarantee",
+                "exactly-once",
+            ],
+            &["the weakest link is the sink (append)"],
+        ),
         (
             &["fuzz", "--faults", "crash,meteor"],
             &["`meteor` is not a kind", "power-loss"],
@@ -221,4 +246,49 @@ fn a_failure_replays_from_its_plan_ten_times_of_ten() {
         junit.contains("duplicated") && junit.contains("failures=\"1\""),
         "{junit}"
     );
+}
+
+#[test]
+fn a_plan_that_is_replayed_is_changed_as_the_command_line_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let replay = |more: &[&str]| {
+        let said = seedbed(folder.path(), &[&["replay"], more].concat());
+        assert_eq!(said.code, Some(0), "{} {}", said.stdout, said.stderr);
+        said.stdout
+    };
+    let as_saved = replay(&["5", "--records", "50", "--save", "five.plan"]);
+    assert!(!as_saved.contains(" 0 faults"), "{as_saved}");
+    let changed = replay(&["five.plan", "--faults", "none", "--save", "changed.plan"]);
+    assert!(changed.contains(" 0 faults"), "{changed}");
+    replay(&["five.plan", "--sink", "idempotent", "--save", "sink.plan"]);
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).expect("saved");
+    assert!(!read("changed.plan").contains("[[fault]]"));
+    assert!(read("sink.plan").contains("sink = \"idempotent\""));
+}
+
+#[test]
+fn a_trace_ends_when_its_run_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let replayed = seedbed(
+        folder.path(),
+        &["replay", "5", "--records", "50", "--trace", "five.trace"],
+    );
+    assert_eq!(replayed.code, Some(0), "{}", replayed.stderr);
+    let said = seedbed(folder.path(), &["trace", "five.trace"]).stdout;
+    let until = said
+        .lines()
+        .last()
+        .and_then(|last| last.split("until ").nth(1));
+    let seconds: f64 = until
+        .and_then(|text| text.split(' ').next())
+        .and_then(|text| text.parse().ok())
+        .expect("a time");
+    let text = fs::read_to_string(folder.path().join("five.trace")).expect("written");
+    let times = text
+        .lines()
+        .map(|line| line.split(' ').next().expect("a time").parse::<f64>());
+    let last = times
+        .map(|time| time.expect("a number"))
+        .fold(0.0, f64::max);
+    assert!(last > 1.0 && seconds == last, "{seconds} and {last}");
 }

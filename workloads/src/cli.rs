@@ -1,7 +1,8 @@
 //! The `seedbed` command: `cargo sim VERB …`, or `cargo live VERB …` for the build without simulation.
 //!
 //! Exit codes: 0 clean, 1 a claim was broken, 2 usage or bad input, 3 stuck, 4 not deterministic,
-//! 5 vacuous. Diagnostics go to stderr, results to stdout.
+//! 5 vacuous; 130 and 143 if a signal has ended a campaign that had found nothing by then. Diagnostics go to
+//! stderr, results to stdout.
 
 mod explain;
 #[cfg(not(madsim))]
@@ -21,6 +22,8 @@ mod run;
 #[cfg(madsim)]
 mod shrink;
 #[cfg(madsim)]
+mod summary;
+#[cfg(madsim)]
 mod trace;
 
 use clap::{Parser, Subcommand};
@@ -34,7 +37,8 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 #[command(
     after_help = "Without a verb: fuzz the revenue workload for 30 seconds.\n\n\
     Exit codes: 0 clean, 1 a claim was broken, 2 usage or bad input, 3 stuck, \
-    4 not deterministic, 5 vacuous."
+    4 not deterministic, 5 vacuous; 130 and 143 if SIGINT or SIGTERM has ended a campaign \
+    that had found nothing by then."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -103,9 +107,9 @@ struct FuzzArguments {
     /// For how long: 30s, 10m, 8h.
     #[arg(long = "for", value_name = "TIME")]
     lasts: Option<String>,
-    /// How many threads [default: one for each core].
-    #[arg(long)]
-    jobs: Option<usize>,
+    /// How many worker processes [default: one for each core].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
     /// Only the I-th of N shares of the seeds, I from 0.
     #[arg(long, value_name = "I/N")]
     shard: Option<String>,
@@ -114,21 +118,33 @@ struct FuzzArguments {
     fail_fast: bool,
     #[command(flatten)]
     plan: PlanArguments,
-    /// A folder for failing plans, a JUnit file and the summary.
+    /// A folder for what is found, written as it is found: failures/ with a plan for each cause,
+    /// failures.jsonl with each failing seed, junit.xml and summary.json. Refused if it holds these of an
+    /// earlier campaign.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Write the summary as JSON; - is stdout.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// A seed that takes longer, by the wall clock, has hung.
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    seed_timeout: humantime::Duration,
+    /// A seed that needs more memory than this many MiB is broken.
+    #[arg(long, value_name = "MIB", default_value_t = 4096,
+        value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
+    memory: u64,
+    /// Print every event and move that was counted.
+    #[arg(long)]
+    verbose: bool,
 }
 
 #[derive(clap::Args, Debug)]
 struct ReplayArguments {
     /// A seed, or a plan file.
     what: String,
-    /// Which workload, for a seed.
-    #[arg(long, default_value = "revenue")]
-    workload: String,
+    /// Which workload, for a seed [default: revenue].
+    #[arg(long)]
+    workload: Option<String>,
     #[command(flatten)]
     plan: PlanArguments,
     /// Write the trace.
@@ -140,6 +156,9 @@ struct ReplayArguments {
     /// Write verdict, digest and counts as JSON; - is stdout.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// A run that takes longer, by the wall clock, has hung.
+    #[arg(long, value_name = "TIME", default_value = "2m")]
+    seed_timeout: humantime::Duration,
 }
 
 #[derive(clap::Args, Debug)]
@@ -240,7 +259,8 @@ struct RunArguments {
     #[arg(long, default_value_t = 1)]
     workers: usize,
     /// Milliseconds between two checkpoints.
-    #[arg(long, value_name = "MS", default_value_t = 1000)]
+    #[arg(long, value_name = "MS", default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     checkpoint_ms: u64,
     /// Print rows as JSON lines.
     #[arg(long)]
@@ -266,10 +286,35 @@ impl BadInput {
 
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
-    run(std::env::args_os().collect())
+    main_of(Known::default())
 }
 
-fn run(arguments: Vec<OsString>) -> ExitCode {
+/// The workloads that the command knows, in the simulated build: by which names they are called is what each
+/// says of itself.
+#[cfg(madsim)]
+pub struct Known(pub Vec<std::sync::Arc<dyn sim::Workload>>);
+
+/// The build without simulation explores none.
+#[cfg(not(madsim))]
+#[derive(Default)]
+pub struct Known;
+
+#[cfg(madsim)]
+impl Default for Known {
+    fn default() -> Self {
+        Known(crate::all())
+    }
+}
+
+/// Runs the command that this process was started with, over these workloads. In a worker of an exploration
+/// it does not return.
+pub fn main_of(known: Known) -> ExitCode {
+    #[cfg(madsim)]
+    sim::explore::serve(&known.0);
+    run(std::env::args_os().collect(), &known)
+}
+
+fn run(arguments: Vec<OsString>, known: &Known) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -281,7 +326,7 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
     };
     let done = match arguments.verb {
         Some(Verb::Explain(arguments)) => explain::explain(&arguments),
-        verb => of_this_build(verb),
+        verb => of_this_build(verb, known),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -293,18 +338,18 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
 }
 
 #[cfg(madsim)]
-fn of_this_build(verb: Option<Verb>) -> Result<u8, BadInput> {
+fn of_this_build(verb: Option<Verb>, known: &Known) -> Result<u8, BadInput> {
     match verb {
         None => {
             let thirty_seconds = ["seedbed", "fuzz", "--for", "30s"];
             let parsed = Arguments::try_parse_from(thirty_seconds).map_err(BadInput::new)?;
-            of_this_build(parsed.verb)
+            of_this_build(parsed.verb, known)
         }
-        Some(Verb::Fuzz(arguments)) => fuzz::fuzz(&arguments),
-        Some(Verb::Replay(arguments)) => replay::replay(&arguments),
-        Some(Verb::Shrink(arguments)) => shrink::shrink(&arguments),
+        Some(Verb::Fuzz(arguments)) => fuzz::fuzz(&arguments, known),
+        Some(Verb::Replay(arguments)) => replay::replay(&arguments, known),
+        Some(Verb::Shrink(arguments)) => shrink::shrink(&arguments, known),
         Some(Verb::Trace(arguments)) => trace::trace(&arguments),
-        Some(Verb::List(arguments)) => list::list(&arguments),
+        Some(Verb::List(arguments)) => list::list(&arguments, known),
         Some(Verb::Explain(arguments)) => explain::explain(&arguments),
         Some(Verb::Broker(_) | Verb::Run(_)) => Err(BadInput::new(
             "this is the simulated build, which has no real disks and sockets; use `cargo live` for broker and run",
@@ -313,7 +358,7 @@ fn of_this_build(verb: Option<Verb>) -> Result<u8, BadInput> {
 }
 
 #[cfg(not(madsim))]
-fn of_this_build(verb: Option<Verb>) -> Result<u8, BadInput> {
+fn of_this_build(verb: Option<Verb>, _: &Known) -> Result<u8, BadInput> {
     match verb {
         Some(Verb::Broker(arguments)) => broker::broker(&arguments),
         Some(Verb::Run(arguments)) => run::run(&arguments),
@@ -332,6 +377,16 @@ fn write_out(path: &std::path::Path, text: &str) -> Result<(), BadInput> {
         return Ok(());
     }
     std::fs::write(path, format!("{text}\n")).map_err(|error| cannot_write(path, &error))
+}
+
+/// Writes a file that is there as a whole or, whatever ends this process, as it was before.
+#[cfg(madsim)]
+fn write_whole(path: &std::path::Path, text: &str) -> Result<(), BadInput> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path));
+    written.map_err(|error| cannot_write(path, &error))
 }
 
 #[cfg(madsim)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 pub fn anomaly(bound: Duration, waits_for: Vec<String>) -> Anomaly {
     Anomaly {
         kind: Kind::Stuck,
+        claim: String::new(),
         what: format!("not done after {} s of calm", bound.as_secs()),
         why: waits_for,
     }

@@ -3,42 +3,128 @@
 use crate::{
     check::{Anomaly, Kind},
     plan::Plan,
+    trace::Parting,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
-/// What a plan showed in a fresh process.
+/// What a run of a plan showed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confirmed {
+pub struct Shown {
     /// `clean`, `detected`, `vacuous`, or a kind of anomaly.
     pub verdict: String,
     /// The digest of the trace.
     pub digest: String,
 }
 
-/// A failure: shrunk, and repeated in a fresh process.
+/// What became of a failure when it was run again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Again {
+    /// A fresh process showed the same anomaly and the same digest.
+    Same,
+    /// It showed something else: the plan does not decide what happens.
+    Other {
+        /// What it showed instead.
+        instead: Shown,
+        /// Where the two runs part, if they did once more.
+        parting: Option<Parting>,
+    },
+    /// Nothing is proven: why it could not be run again, or what cannot be compared.
+    Unconfirmed(String),
+}
+
+/// A failure that was examined: shrunk, and repeated in a fresh process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure {
     /// The seed that found it.
     pub seed: String,
     /// What is wrong, in the shrunk plan.
     pub anomaly: Anomaly,
-    /// The digest of the shrunk plan's trace.
+    /// The digest of the shrunk plan's trace; of zeros if the run did not come to its end.
     pub digest: String,
     /// The shrunk plan.
     pub plan: Plan,
     /// How many faults the plan had before.
     pub faults_before: usize,
-    /// Whether a fresh process showed the same anomaly and the same digest.
-    pub reproduced: bool,
-    /// If not: what it showed.
-    pub instead: Option<String>,
-    /// Seeds that failed in the same way, the first ones.
+    /// Whether it repeats.
+    pub again: Again,
+    /// Seeds that fail in the same way, with faults of the same roles alone and with no fewer: the first ones.
     pub seeds: Vec<String>,
     /// How many.
     pub count: u64,
     /// Where the plan was saved.
     pub saved: Option<PathBuf>,
+}
+
+impl Failure {
+    /// Whether a fresh process showed the same anomaly and the same digest.
+    pub fn reproduced(&self) -> bool {
+        self.again == Again::Same
+    }
+}
+
+/// A seed that broke a claim, as it was found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FailedSeed {
+    /// Which.
+    pub seed: String,
+    /// The kind of its first anomaly.
+    pub verdict: Kind,
+    /// What is wrong, in one line.
+    pub what: String,
+    /// The digest of its trace; of zeros if the run did not come to its end.
+    pub digest: String,
+}
+
+/// Failing seeds whose cause nobody has looked for: there were too many, or no time was left.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Unexamined {
+    /// The kind of anomaly that they have in common.
+    pub kind: Kind,
+    /// The claim.
+    pub claim: String,
+    /// How many.
+    pub count: u64,
+    /// The first of them.
+    pub seeds: Vec<String>,
+}
+
+/// A seed that was run twice, and was not the same: a leak of determinism.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Leak {
+    /// Which.
+    pub seed: String,
+    /// Its plan.
+    pub plan: Plan,
+    /// What the first run showed.
+    pub first: Shown,
+    /// What the second one showed: another process, with other addresses and other keys of hash maps.
+    pub second: Shown,
+    /// The first event in which they differ; `None` if they did not when their traces were kept.
+    pub parting: Option<Parting>,
+    /// Both traces, until they are saved.
+    #[serde(skip)]
+    pub traces: Option<[String; 2]>,
+    /// Where they were saved.
+    pub saved: Option<[PathBuf; 2]>,
+}
+
+/// How an exploration ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    /// It has not: whoever reads this reads of a campaign that goes on, or that was killed.
+    #[default]
+    NotYet,
+    /// All its seeds were run, or its time is over.
+    Done,
+    /// It had found as many failures as it was asked for.
+    Enough,
+    /// A signal has ended it: its number.
+    Signal(usize),
+    /// No worker could be started: why.
+    Unable(String),
 }
 
 /// What an exploration found: the summary of `fuzz --json`.
@@ -48,6 +134,8 @@ pub struct Campaign {
     pub workload: String,
     /// Which commit was built, if that is known.
     pub commit: Option<String>,
+    /// How it ended.
+    pub ended: Ended,
     /// The first seed, and the one after the last that was given out.
     pub seeds: (u64, u64),
     /// Seeds run.
@@ -77,8 +165,18 @@ pub struct Campaign {
     /// The sum of a hash of each seed with its digest: equal campaigns have equal ones, in whichever
     /// order their seeds were run.
     pub digest: String,
-    /// What broke.
+    /// Seeds that broke a claim.
+    pub failed: u64,
+    /// The causes that were found, each with the seeds that were examined and have it.
     pub failures: Vec<Failure>,
+    /// Failing seeds that belong to no cause, since nobody has examined them.
+    pub unexamined: Vec<Unexamined>,
+    /// Seeds that were run a second time, in another process.
+    pub run_twice: u64,
+    /// How many of them were not the same.
+    pub parted: u64,
+    /// The first of these.
+    pub leaks: Vec<Leak>,
 }
 
 /// The verdict over a whole campaign, with its exit code.
@@ -88,9 +186,9 @@ pub enum Conclusion {
     Clean,
     /// A claim was broken: exit code 1.
     Broken,
-    /// The only anomaly is `stuck`: exit code 3.
+    /// The only anomaly is that runs do not end: exit code 3.
     Stuck,
-    /// A failure did not repeat: exit code 4.
+    /// A seed was run twice, and was not the same: exit code 4.
     NotDeterministic,
     /// Every seed was vacuous, or none was run: exit code 5.
     Vacuous,
@@ -107,25 +205,35 @@ impl Conclusion {
             Conclusion::Vacuous => 5,
         }
     }
+
+    /// What follows from these kinds of anomaly alone.
+    pub fn of_kinds(kinds: impl IntoIterator<Item = Kind>) -> Conclusion {
+        let endless = |kind: Kind| matches!(kind, Kind::Stuck | Kind::Hung);
+        match kinds.into_iter().all(endless) {
+            true => Conclusion::Stuck,
+            false => Conclusion::Broken,
+        }
+    }
 }
 
 impl Campaign {
     /// The verdict over all seeds.
     pub fn conclusion(&self) -> Conclusion {
-        let broken = |failure: &&Failure| failure.anomaly.kind != Kind::Stuck;
         let count = |name| self.verdicts.get(name).copied().unwrap_or(0);
         // What was damaged and detected says as much as what was whole.
         let clean = count("clean") + count("detected");
-        if self.failures.iter().any(|failure| !failure.reproduced) {
-            Conclusion::NotDeterministic
-        } else if self.failures.iter().any(|failure| broken(&failure)) {
-            Conclusion::Broken
-        } else if !self.failures.is_empty() {
-            Conclusion::Stuck
-        } else if clean == 0 || count("vacuous") > clean {
-            Conclusion::Vacuous
-        } else {
-            Conclusion::Clean
+        let differed = |failure: &Failure| matches!(failure.again, Again::Other { .. });
+        if self.parted > 0 || self.failures.iter().any(differed) {
+            return Conclusion::NotDeterministic;
         }
+        if self.failed > 0 {
+            let examined = self.failures.iter().map(|failure| failure.anomaly.kind);
+            let others = self.unexamined.iter().map(|others| others.kind);
+            return Conclusion::of_kinds(examined.chain(others));
+        }
+        if clean == 0 || count("vacuous") > clean {
+            return Conclusion::Vacuous;
+        }
+        Conclusion::Clean
     }
 }

@@ -1,6 +1,6 @@
 //! Listening on a port.
 
-use super::{AcceptQueue, Stream};
+use super::{is_running, AcceptQueue, Stream};
 use crate::{node::Host, trace::Value};
 use std::{
     future::poll_fn,
@@ -63,7 +63,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if self.host.nodes.is_alive(self.host.id) {
+        if is_running() && self.host.nodes.is_alive(self.host.id) {
             let mut inner = self.host.net.lock();
             let waiting = inner.ports.remove(&(self.host.id.node, self.port));
             for number in waiting.into_iter().flat_map(|port| port.queue) {

@@ -1,6 +1,7 @@
 //! One end of a connection.
 
 use super::{
+    is_running,
     pipe::{Arrived, Segment},
     Inner,
 };
@@ -233,8 +234,9 @@ impl Inner {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // After a crash the kernel has closed it already, and this incarnation has no effects left.
-        if self.host.nodes.is_alive(self.host.id) {
+        // After a crash the kernel has closed it already, and this incarnation has no effects left. A run
+        // that has panicked has no time in which its bytes could arrive: asking for it would panic again.
+        if is_running() && self.host.nodes.is_alive(self.host.id) {
             self.host.net.lock().close(self.conn, self.side);
         }
     }

@@ -1,19 +1,16 @@
 //! Which workload, and what the command line changes in its plans.
 
-use super::{BadInput, PlanArguments};
+use super::{BadInput, Known, PlanArguments};
 use crate::revenue::settings::Settings;
 use sim::{Plan, Shape, What, Workload};
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 /// The workload called `name`.
-pub(super) fn workload(name: &str) -> Result<Arc<dyn Workload>, BadInput> {
-    let all = crate::all();
-    let names: Vec<String> = all
-        .iter()
-        .map(|workload| workload.name().to_owned())
-        .collect();
-    let found = all.into_iter().find(|workload| workload.name() == name);
-    found.ok_or_else(|| {
+pub(super) fn workload(known: &Known, name: &str) -> Result<Arc<dyn Workload>, BadInput> {
+    let Known(all) = known;
+    let found = all.iter().find(|workload| workload.name() == name);
+    found.cloned().ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(|workload| workload.name()).collect();
         let names = names.join(", ");
         BadInput::new(format!("`{name}` is not a workload; these are: {names}"))
     })
@@ -155,11 +152,11 @@ fn kinds(text: &str) -> Result<Option<BTreeSet<String>>, BadInput> {
 }
 
 /// Reads a plan file, and checks that its workload can run it.
-pub(super) fn read_plan(path: &Path) -> Result<(Arc<dyn Workload>, Plan), BadInput> {
+pub(super) fn read_plan(known: &Known, path: &Path) -> Result<(Arc<dyn Workload>, Plan), BadInput> {
     let wrong = |what: String| BadInput::new(format!("{}: {what}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
     let plan = Plan::parse(&text).map_err(|error| wrong(error.to_string()))?;
-    let workload = workload(&plan.workload).map_err(|error| wrong(error.to_string()))?;
+    let workload = workload(known, &plan.workload).map_err(|error| wrong(error.to_string()))?;
     sim::run::check_plan(&*workload, &plan).map_err(|error| wrong(error.to_string()))?;
     Ok((workload, plan))
 }

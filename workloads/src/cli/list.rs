@@ -1,10 +1,10 @@
 //! `list`: workloads, faults and checkers.
 
-use super::{BadInput, ListArguments};
+use super::{BadInput, Known, ListArguments};
 use sim::{Kind, What};
 
-pub(super) fn list(arguments: &ListArguments) -> Result<u8, BadInput> {
-    let workloads = crate::all();
+pub(super) fn list(arguments: &ListArguments, known: &Known) -> Result<u8, BadInput> {
+    let Known(workloads) = known;
     if arguments.json {
         let names = workloads.iter().map(
             |workload| serde_json::json!({ "name": workload.name(), "about": workload.about() }),
@@ -19,7 +19,7 @@ pub(super) fn list(arguments: &ListArguments) -> Result<u8, BadInput> {
         return Ok(0);
     }
     anstream::println!("workloads");
-    for workload in &workloads {
+    for workload in workloads {
         anstream::println!("  {:<10} {}", workload.name(), workload.about());
     }
     anstream::println!("faults     {}", What::KINDS.join(", "));

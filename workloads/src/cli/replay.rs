@@ -3,24 +3,25 @@
 use super::{
     cannot_write,
     choice::{self, Adjust},
-    write_out, BadInput, ReplayArguments,
+    write_out, BadInput, Known, ReplayArguments,
 };
-use sim::{explore::Conclusion, report, run, Kind, Limits, Plan, Report, Seed, Verdict, Workload};
+use sim::{explore::Conclusion, report, Explore, Plan, Report, Seed, Verdict, Workload};
 use std::{path::Path, sync::Arc};
 
-pub(super) fn replay(arguments: &ReplayArguments) -> Result<u8, BadInput> {
-    let (workload, plan, again) = plan(arguments)?;
+pub(super) fn replay(arguments: &ReplayArguments, known: &Known) -> Result<u8, BadInput> {
+    let (workload, plan, again) = plan(arguments, known)?;
     if let Some(path) = &arguments.save {
         write_out(path, &plan.to_text())?;
     }
     if let Some(path) = &arguments.trace {
         std::fs::write(path, "").map_err(|error| cannot_write(path, &error))?;
     }
-    let limits = Limits {
-        keep_trace: arguments.trace.is_some(),
-        ..Limits::default()
-    };
-    let report = run(&workload, &plan, &limits);
+    // In a worker: a program that exits or aborts is a verdict, too.
+    let explore = Explore::new(workload).serves().aloud();
+    let report = explore
+        .wall_max(arguments.seed_timeout.into())
+        .run_plan(&plan, arguments.trace.is_some())
+        .map_err(BadInput::new)?;
     if let (Some(path), Some(text)) = (&arguments.trace, &report.trace) {
         std::fs::write(path, text).map_err(|error| cannot_write(path, &error))?;
     }
@@ -37,17 +38,37 @@ pub(super) fn replay(arguments: &ReplayArguments) -> Result<u8, BadInput> {
     Ok(exit_code(&report.verdict))
 }
 
-fn plan(arguments: &ReplayArguments) -> Result<(Arc<dyn Workload>, Plan, String), BadInput> {
+fn plan(
+    arguments: &ReplayArguments,
+    known: &Known,
+) -> Result<(Arc<dyn Workload>, Plan, String), BadInput> {
     let what = &arguments.what;
     let path = Path::new(what);
     let seed = what.parse::<Seed>();
     if path.exists() || seed.is_err() && looks_like_a_file(what) {
-        let (workload, plan) = choice::read_plan(path)?;
-        return Ok((workload, plan, format!("cargo sim replay {what}")));
+        let (workload, mut plan) = choice::read_plan(known, path)?;
+        if let Some(name) = arguments
+            .workload
+            .as_ref()
+            .filter(|name| **name != plan.workload)
+        {
+            return Err(BadInput::new(format!(
+                "--workload {name}: {what} is a plan of workload {}, and runs no other",
+                plan.workload
+            )));
+        }
+        // What the command line says of plans holds for this one, too.
+        let adjust = Adjust::new(&*workload, &arguments.plan)?;
+        adjust.apply(&mut plan);
+        sim::run::check_plan(&*workload, &plan)
+            .map_err(|error| BadInput::new(format!("{what}, as it was changed: {error}")))?;
+        let again = format!("cargo sim replay {what}{}", adjust.to_arguments());
+        return Ok((workload, plan, again));
     }
     let Seed(seed) =
         seed.map_err(|error| BadInput::new(format!("{error}, or name a plan file")))?;
-    let workload = choice::workload(&arguments.workload)?;
+    let name = arguments.workload.as_deref().unwrap_or("revenue");
+    let workload = choice::workload(known, name)?;
     let adjust = Adjust::new(&*workload, &arguments.plan)?;
     let plan = adjust.draw(&*workload, seed);
     let of = match workload.name() {
@@ -126,8 +147,7 @@ fn exit_code(verdict: &Verdict) -> u8 {
     let conclusion = match verdict {
         Verdict::Clean | Verdict::Detected(_) => Conclusion::Clean,
         Verdict::Vacuous(_) => Conclusion::Vacuous,
-        Verdict::Broken(anomalies) if anomalies[0].kind == Kind::Stuck => Conclusion::Stuck,
-        Verdict::Broken(_) => Conclusion::Broken,
+        Verdict::Broken(anomalies) => Conclusion::of_kinds([anomalies[0].kind]),
     };
     conclusion.exit_code()
 }

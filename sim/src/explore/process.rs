@@ -1,0 +1,354 @@
+//! A worker as its parent sees it: started, asked, watched, and started again after it has died.
+
+use super::{
+    worker::{Hello, Job, READY, WORKER},
+    Stop,
+};
+use crate::{
+    check::{Anomaly, Kind},
+    run::Report,
+};
+use std::{
+    collections::VecDeque,
+    ffi::OsString,
+    io::{self, BufRead, BufReader, Read, Write},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            net::UnixStream,
+            process::{CommandExt, ExitStatusExt},
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+/// How a worker is started, and what it is told.
+pub(super) struct Start {
+    pub arguments: Vec<OsString>,
+    pub hello: Hello,
+    /// Wall time within which a run has to end.
+    pub wall_max: Duration,
+    /// Whether what the program under test prints goes where the parent's goes.
+    pub aloud: bool,
+}
+
+/// Why there is no report.
+pub(super) enum Halt {
+    /// The exploration is to stop.
+    Stopped,
+    /// No worker can be started: why.
+    Unable(String),
+}
+
+/// A process that runs plans; a new one after each death.
+pub(super) struct Worker<'a> {
+    start: &'a Start,
+    stop: &'a Stop,
+    process: Option<Process>,
+}
+
+impl<'a> Worker<'a> {
+    pub fn new(start: &'a Start, stop: &'a Stop) -> Self {
+        Worker {
+            start,
+            stop,
+            process: None,
+        }
+    }
+
+    /// Another one, which shares nothing with this one.
+    pub fn another(&self) -> Worker<'a> {
+        Worker::new(self.start, self.stop)
+    }
+
+    /// Runs a plan. A process that does not come back with a report is an anomaly of that plan.
+    pub fn run(&mut self, job: &Job) -> Result<Report, Halt> {
+        let mut process = match self.process.take() {
+            Some(process) => process,
+            None => Process::start(self.start, self.stop)?,
+        };
+        match process.ask(job, self.start.wall_max, self.stop)? {
+            Ok(report) => {
+                self.process = Some(process);
+                Ok(report)
+            }
+            Err(anomaly) => Ok(Report::of_nothing(anomaly)),
+        }
+    }
+}
+
+struct Process {
+    child: Child,
+    socket: BufReader<UnixStream>,
+    said: Said,
+}
+
+/// How often a parent that waits looks whether it is to stop.
+const LOOK: Duration = Duration::from_millis(100);
+/// Wall time within which a worker has to come to its exploration.
+const START_MAX: Duration = Duration::from_secs(120);
+
+/// What came of waiting for a line.
+enum Line {
+    Said(String),
+    End,
+    Late,
+    Stopped,
+}
+
+impl Process {
+    fn start(start: &Start, stop: &Stop) -> Result<Process, Halt> {
+        let unable = |error: io::Error| Halt::Unable(error.to_string());
+        let mut process = Process::spawn(start).map_err(unable)?;
+        let hello = serde_json::to_string(&start.hello).expect("plain data");
+        // A worker that is dead already is found to be so by the answer that does not come.
+        let _ = process.write(&hello);
+        match process.line(START_MAX, stop).map_err(unable)? {
+            Line::Said(line) if line == READY => Ok(process),
+            Line::Said(line) => Err(Halt::Unable(format!("it said `{line}`"))),
+            Line::Stopped => Err(Halt::Stopped),
+            Line::Late => Err(Halt::Unable(format!(
+                "it has not come to its exploration within {} s",
+                START_MAX.as_secs()
+            ))),
+            Line::End => {
+                let died = process.died();
+                let why = died.why.join("; ");
+                Err(Halt::Unable(format!("{}: {why}", died.what)))
+            }
+        }
+    }
+
+    fn spawn(start: &Start) -> io::Result<Process> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_read_timeout(Some(LOOK))?;
+        let mut command = Command::new(this_program()?);
+        command
+            .args(&start.arguments)
+            .env(WORKER, "1")
+            .stdin(OwnedFd::from(theirs))
+            .stderr(Stdio::piped())
+            // A signal from the terminal is for the parent, which then ends its workers.
+            .process_group(0);
+        if start.aloud {
+            command.stdout(Stdio::inherit());
+        } else {
+            command.stdout(Stdio::null());
+        }
+        let mut child = command.spawn()?;
+        // The command holds the worker's end of the socket: with it, no end would ever be seen here.
+        drop(command);
+        let said = Said::default();
+        if let Some(stderr) = child.stderr.take() {
+            let (said, aloud) = (said.clone(), start.aloud);
+            std::thread::spawn(move || said.listen(stderr, aloud));
+        }
+        Ok(Process {
+            child,
+            socket: BufReader::new(ours),
+            said,
+        })
+    }
+
+    fn ask(
+        &mut self,
+        job: &Job,
+        wall_max: Duration,
+        stop: &Stop,
+    ) -> Result<Result<Report, Anomaly>, Halt> {
+        self.said.forget();
+        let job = serde_json::to_string(job).expect("plain data");
+        let answered = match self.write(&job) {
+            Ok(()) => self.line(wall_max, stop),
+            Err(_) => Ok(Line::End),
+        };
+        match answered {
+            Ok(Line::Said(line)) => match serde_json::from_str(&line) {
+                Ok(report) => Ok(Ok(report)),
+                Err(error) => Err(Halt::Unable(format!("a report is not to be read: {error}"))),
+            },
+            Ok(Line::Stopped) => Err(Halt::Stopped),
+            Ok(Line::Late) => Ok(Err(Anomaly {
+                kind: Kind::Hung,
+                claim: String::new(),
+                what: format!("no end after {} s of wall time", wall_max.as_secs_f64()),
+                why: vec!["its process was killed; its trace has no end".into()],
+            })),
+            Ok(Line::End) | Err(_) => Ok(Err(self.died())),
+        }
+    }
+
+    fn write(&mut self, line: &str) -> io::Result<()> {
+        let socket = self.socket.get_mut();
+        socket.write_all(format!("{line}\n").as_bytes())
+    }
+
+    fn line(&mut self, within: Duration, stop: &Stop) -> io::Result<Line> {
+        let begun = Instant::now();
+        let mut bytes = Vec::new();
+        loop {
+            match self.socket.read_until(b'\n', &mut bytes) {
+                Ok(_) if bytes.pop() == Some(b'\n') => {
+                    let text = String::from_utf8(bytes).map_err(io::Error::other)?;
+                    return Ok(Line::Said(text));
+                }
+                Ok(_) => return Ok(Line::End),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock
+                    | io::ErrorKind::TimedOut
+                    | io::ErrorKind::Interrupted => {}
+                    _ => return Err(error),
+                },
+            }
+            if stop.is_now() {
+                return Ok(Line::Stopped);
+            }
+            if begun.elapsed() >= within {
+                return Ok(Line::Late);
+            }
+        }
+    }
+
+    /// How the process has died, as far as it can be known.
+    fn died(&mut self) -> Anomaly {
+        // Whoever closes the socket without ending is ended.
+        let mut status = None;
+        let patience = Instant::now() + Duration::from_secs(2);
+        while status.is_none() && Instant::now() < patience {
+            status = self.child.try_wait().ok().flatten();
+            if status.is_none() {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        }
+        if status.is_none() {
+            let _ = self.child.kill();
+            status = self.child.wait().ok();
+        }
+        self.said.wait();
+        let lines = self.said.lines();
+        let says = |text: &str| lines.iter().any(|line| line.contains(text));
+        // The standard library says these two, and then aborts.
+        let overflowed = says("has overflowed its stack");
+        let exhausted = says("memory allocation of ") && says(" bytes failed");
+        let (kind, claim, what) = match status {
+            _ if exhausted => (
+                Kind::Exhausted,
+                String::new(),
+                "the program asked for more memory than a run may have".into(),
+            ),
+            _ if overflowed => (
+                Kind::Aborted,
+                "stack overflow".into(),
+                "the program's stack overflowed".into(),
+            ),
+            Some(status) => of_status(status),
+            None => (
+                Kind::Aborted,
+                String::new(),
+                "the worker's process is gone".into(),
+            ),
+        };
+        Anomaly {
+            kind,
+            claim,
+            what,
+            why: lines,
+        }
+    }
+}
+
+fn of_status(status: ExitStatus) -> (Kind, String, String) {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => (
+            Kind::Exited,
+            format!("exit {code}"),
+            format!("the program ended its process, with exit code {code}"),
+        ),
+        (None, signal) => {
+            let signal = signal.unwrap_or(0);
+            let text = format!("the process died of signal {signal}");
+            (Kind::Aborted, format!("signal {signal}"), text)
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may be dead already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// This program as it was started, although its file may have been built anew since.
+fn this_program() -> io::Result<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    match running.exists() {
+        true => Ok(running.to_owned()),
+        false => std::env::current_exe(),
+    }
+}
+
+/// What a worker has said on stderr during the run: the last lines of it.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Heard>>);
+
+#[derive(Default)]
+struct Heard {
+    lines: VecDeque<String>,
+    over: bool,
+}
+
+/// How many lines are kept, and how long one may be.
+const LINES_MAX: usize = 8;
+const LINE_BYTES_MAX: u64 = 400;
+
+impl Said {
+    fn listen(&self, stderr: impl Read, aloud: bool) {
+        let mut stderr = BufReader::new(stderr);
+        loop {
+            let mut line = Vec::new();
+            let read = (&mut stderr)
+                .take(LINE_BYTES_MAX)
+                .read_until(b'\n', &mut line);
+            if !matches!(read, Ok(count) if count > 0) {
+                break;
+            }
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if aloud {
+                eprintln!("{line}");
+            }
+            let mut heard = self.0.lock().expect("heard");
+            if heard.lines.len() == LINES_MAX {
+                heard.lines.pop_front();
+            }
+            heard.lines.extend((!line.is_empty()).then_some(line));
+        }
+        self.0.lock().expect("heard").over = true;
+    }
+
+    /// Waits for the end of what a dead process has said, which something that it has started may delay.
+    fn wait(&self) {
+        let until = Instant::now() + Duration::from_secs(2);
+        while !self.0.lock().expect("heard").over && Instant::now() < until {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
+    fn forget(&self) {
+        self.0.lock().expect("heard").lines.clear();
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .expect("heard")
+            .lines
+            .iter()
+            .cloned()
+            .collect()
+    }
+}
