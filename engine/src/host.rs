@@ -118,18 +118,37 @@ pub struct Host {
     pub objects: Arc<dyn ObjectStore>,
 }
 
-/// Replaces a small file so that a reader finds the old bytes or the new ones, whatever happens.
-pub async fn replace_file(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = format!("{path}.new");
-    let file = disk.open(&temporary).await?;
-    file.truncate(0).await?;
-    file.write_at(0, bytes).await?;
-    file.sync().await?;
-    disk.rename(&temporary, path).await?;
-    disk.sync_dir(folder_of(path)).await
+/// Why a file was not replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplaceError {
+    /// It is as it was.
+    #[error(transparent)]
+    Unchanged(io::Error),
+    /// Whether it was replaced is unknown.
+    #[error(transparent)]
+    Unknown(io::Error),
 }
 
-/// Reads a small file whole; nothing if it is not there or empty.
+/// Replaces a small file so that a reader finds the old bytes or the new ones, whatever happens.
+pub async fn replace_file(disk: &dyn Disk, path: &str, bytes: &[u8]) -> Result<(), ReplaceError> {
+    let temporary = format!("{path}.new");
+    let written = async {
+        let file = disk.open(&temporary).await?;
+        if file.size().await? > 0 {
+            file.truncate(0).await?;
+        }
+        file.write_at(0, bytes).await?;
+        file.sync().await
+    };
+    written.await.map_err(ReplaceError::Unchanged)?;
+    let replaced = async {
+        disk.rename(&temporary, path).await?;
+        disk.sync_dir(folder_of(path)).await
+    };
+    replaced.await.map_err(ReplaceError::Unknown)
+}
+
+/// Reads a small file whole. Returns `None` if it is not there.
 pub async fn read_file(disk: &dyn Disk, path: &str) -> io::Result<Option<Bytes>> {
     let name = path.rsplit('/').next().unwrap_or(path);
     if !disk
@@ -142,8 +161,7 @@ pub async fn read_file(disk: &dyn Disk, path: &str) -> io::Result<Option<Bytes>>
     }
     let file = disk.open(path).await?;
     let size = file.size().await?;
-    let bytes = file.read_at(0, size as usize).await?;
-    Ok((!bytes.is_empty()).then_some(bytes))
+    Ok(Some(file.read_at(0, size as usize).await?))
 }
 
 fn folder_of(path: &str) -> &str {

@@ -6,7 +6,8 @@
 //! | [`producers`] | pure: who has appended what, whether a batch is new, which transactions are open |
 //! | [`transactions`] | pure: the life of a transactional id |
 //! | [`groups`], [`offsets`] | pure: the members of a group; the positions that it has committed |
-//! | [`snapshot`] | a small file with a checksum, replaced as a whole |
+//! | [`small_file`] | replaced as a whole, with a header that tells whether it is what was written |
+//! | [`reserve`] | room for what frees room, on a disk that is full |
 //! | [`partition`] | segments in a row; appends, group sync, reads, retention |
 //! | [`fold`] | a coordinator's state: what its partition says, and nothing else |
 //! | [`topics`] | which topics there are, and who leads which partition |
@@ -23,7 +24,8 @@ pub mod producers;
 pub mod transactions;
 pub mod groups;
 pub mod offsets;
-pub mod snapshot;
+pub mod small_file;
+pub mod reserve;
 pub mod partition;
 pub mod fold;
 pub mod topics;
@@ -76,7 +78,7 @@ pub enum LogError {
         source: std::io::Error,
     },
     /// Bytes that were durable are not what was written. Nothing is repaired or skipped.
-    #[error("{path} is damaged at byte {position}, in front of offset {offset}: {what}")]
+    #[error("{path} is damaged at byte {position}, before offset {offset}: {what}")]
     Damaged {
         /// Which file.
         path: String,
@@ -85,6 +87,30 @@ pub enum LogError {
         /// The offset that should be there.
         offset: Offset,
         /// What is wrong with it.
+        what: String,
+    },
+    /// The disk did not take a small file, which is as it was.
+    #[error("{path}: {source}")]
+    Unchanged {
+        /// Which file.
+        path: String,
+        /// What the disk said.
+        source: std::io::Error,
+    },
+    /// A small file is not what was written. Nothing is guessed.
+    #[error("{path} is damaged: {what}")]
+    DamagedFile {
+        /// Which file.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A file that was durable is gone. Nothing is begun anew in its place.
+    #[error("{path} is missing: {what}")]
+    Missing {
+        /// Which file.
+        path: String,
+        /// What was in it.
         what: String,
     },
 }

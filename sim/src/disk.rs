@@ -5,8 +5,8 @@
 //! each unsynced page is kept, lost, or torn at sector size; an unsynced length is kept or lost; each
 //! unsynced entry (created, renamed, removed; of files and of directories) is kept or lost. A directory that
 //! is lost takes along what is in it; so does one whose removal is durable. Operations can fail: reads, writes and
-//! syncs with an I/O error, writes that need room with "no space". A failed write may have written a
-//! part. After a failed sync the dirty pages are in doubt: the cache shows them and counts them as clean,
+//! syncs with an I/O error, writes that need room with "no space", until something is removed or cut. A failed
+//! write may have written a part. After a failed sync the dirty pages are in doubt: the cache shows them and counts them as clean,
 //! whether or not they reached the platter (as Linux does: "fsyncgate", 2018), so that a later sync
 //! that succeeds says nothing about them.
 //!
@@ -122,7 +122,7 @@ impl Disks {
     }
 
     pub(crate) fn fill(&self, node: NodeIndex, full: bool) {
-        self.with(node, |volume| volume.full = full);
+        self.with(node, |volume| volume.fill(full));
     }
 
     pub(crate) fn slow(&self, node: NodeIndex, factor: u64) {

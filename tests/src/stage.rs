@@ -72,6 +72,7 @@ impl Workload for Stage {
             world.node(&format!("broker-{id}"), move |node| {
                 let config = BrokerConfig {
                     segment_bytes: 4096,
+                    reserve_bytes: 16 << 10,
                     connection_idle: IDLE,
                     ..BrokerConfig::new(BrokerId(id as i32), brokers.clone())
                 };

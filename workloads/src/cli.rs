@@ -28,7 +28,7 @@ mod trace;
 
 use clap::{Parser, Subcommand};
 use engine::guarantee::Guarantee;
-use engine::sink::SinkKind;
+use engine::{ids::PartitionId, log::TopicPartition, sink::SinkKind};
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 /// Deterministic simulation testing for exactly-once streams.
@@ -230,6 +230,18 @@ struct BrokerArguments {
     /// A segment all of whose records are older goes.
     #[arg(long, value_name = "HOURS", default_value_t = 168)]
     retention_hours: u64,
+    /// Go on without what a partition held that was damaged or lost: its folder was moved away, and it begins anew.
+    #[arg(long, value_name = "TOPIC/PARTITION", value_parser = parse_partition)]
+    without: Vec<TopicPartition>,
+}
+
+fn parse_partition(text: &str) -> Result<TopicPartition, String> {
+    let parts = text.rsplit_once('/');
+    let parsed = parts.and_then(|(topic, index)| Some((topic, index.parse().ok()?)));
+    match parsed {
+        Some((topic, index)) => Ok(TopicPartition::new(topic, PartitionId(index))),
+        None => Err("not TOPIC/PARTITION; orders/0 would be".into()),
+    }
 }
 
 #[derive(clap::Args, Debug)]

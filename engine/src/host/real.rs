@@ -4,6 +4,9 @@
 //! are then run inline), so that the contract tests compare it with the simulated one in one run; the
 //! network does not, since sockets are then madsim's.
 
+mod descriptors;
+
+use self::descriptors::{Descriptor, Descriptors};
 use super::{Clock, Connection, Disk, Entropy, File, Listener, Net};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,7 +14,7 @@ use std::{
     fs,
     io::{self, Read},
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
     time::SystemTime,
@@ -22,14 +25,28 @@ use tokio::net::{TcpListener, TcpStream};
 #[derive(Clone, Debug)]
 pub struct RealDisk {
     root: PathBuf,
+    descriptors: Arc<Descriptors>,
 }
+
+/// Files that a disk has open at one moment, unless it is told otherwise.
+const OPEN_MAX: usize = 256;
 
 impl RealDisk {
     /// The disk whose paths are relative to `root`, which is created.
     pub fn new(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         fs::create_dir_all(&root)?;
-        Ok(RealDisk { root })
+        let descriptors = Arc::new(Descriptors::new(OPEN_MAX));
+        Ok(RealDisk { root, descriptors })
+    }
+
+    /// With so many files open at one moment; there may be more in use.
+    pub fn with_open_max(self, open_max: usize) -> Self {
+        let descriptors = Arc::new(Descriptors::new(open_max));
+        RealDisk {
+            descriptors,
+            ..self
+        }
     }
 }
 
@@ -54,7 +71,7 @@ impl RealDisk {
     }
 }
 
-struct RealFile(Arc<fs::File>);
+struct RealFile(Descriptor);
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -68,37 +85,31 @@ async fn blocking<T: Send + 'static>(
 #[async_trait]
 impl Disk for RealDisk {
     async fn open(&self, path: &str) -> io::Result<Arc<dyn File>> {
-        let path = self.root.join(path);
-        let file = blocking(move || {
-            let mut options = fs::OpenOptions::new();
-            let options = options.read(true).write(true).create(true).truncate(false);
-            match options.open(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
-                    options.open(&path)
-                }
-                opened => opened,
-            }
+        let (all, path) = (self.descriptors.clone(), self.root.join(path));
+        let opened = blocking(move || {
+            let shared = all.file(path)?;
+            Ok(Descriptor { all, shared })
         });
-        Ok(Arc::new(RealFile(Arc::new(file.await?))))
+        Ok(Arc::new(RealFile(opened.await?)))
     }
 
     async fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        names(self.root.join(folder), fs::FileType::is_file).await
+        self.names(folder, fs::FileType::is_file).await
     }
 
     async fn folders(&self, folder: &str) -> io::Result<Vec<String>> {
-        names(self.root.join(folder), fs::FileType::is_dir).await
+        self.names(folder, fs::FileType::is_dir).await
     }
 
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (self.root.join(from), self.root.join(to));
-        blocking(move || fs::rename(from, to)).await
+        let all = self.descriptors.clone();
+        blocking(move || all.rename(&from, &to)).await
     }
 
     async fn remove(&self, path: &str) -> io::Result<()> {
-        let path = self.root.join(path);
-        blocking(move || fs::remove_file(path)).await
+        let (all, path) = (self.descriptors.clone(), self.root.join(path));
+        blocking(move || all.remove(&path)).await
     }
 
     async fn remove_folder(&self, folder: &str) -> io::Result<()> {
@@ -108,11 +119,12 @@ impl Disk for RealDisk {
 
     async fn sync_dir(&self, folder: &str) -> io::Result<()> {
         let (root, path) = (self.root.clone(), self.root.join(folder));
+        let all = self.descriptors.clone();
         blocking(move || {
             // The folder itself is an entry of the one above it, and may be new.
             let mut above = Some(path.as_path());
             while let Some(folder) = above.filter(|folder| folder.starts_with(&root)) {
-                fs::File::open(folder)?.sync_all()?;
+                all.with_room(|| fs::File::open(folder))?.sync_all()?;
                 above = folder.parent();
             }
             Ok(())
@@ -121,36 +133,44 @@ impl Disk for RealDisk {
     }
 }
 
-/// The names of what is directly in a folder and of one kind, sorted.
-async fn names(folder: PathBuf, is_one: fn(&fs::FileType) -> bool) -> io::Result<Vec<String>> {
-    blocking(move || {
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            if is_one(&entry.file_type()?) {
-                names.push(entry.file_name().to_string_lossy().into_owned());
+impl RealDisk {
+    /// The names of what is directly in a folder and of one kind, sorted.
+    async fn names(
+        &self,
+        folder: &str,
+        is_one: fn(&fs::FileType) -> bool,
+    ) -> io::Result<Vec<String>> {
+        let (all, folder) = (self.descriptors.clone(), self.root.join(folder));
+        blocking(move || {
+            let entries = match all.with_room(|| fs::read_dir(&folder)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                entries => entries?,
+            };
+            let mut names = Vec::new();
+            for entry in entries {
+                let entry = entry?;
+                if is_one(&entry.file_type()?) {
+                    names.push(entry.file_name().to_string_lossy().into_owned());
+                }
             }
-        }
-        names.sort();
-        Ok(names)
-    })
-    .await
+            names.sort();
+            Ok(names)
+        })
+        .await
+    }
 }
 
 #[async_trait]
 impl File for RealFile {
     async fn size(&self) -> io::Result<u64> {
         let file = self.0.clone();
-        blocking(move || Ok(file.metadata()?.len())).await
+        blocking(move || Ok(file.read()?.metadata()?.len())).await
     }
 
     async fn read_at(&self, offset: u64, bytes_max: usize) -> io::Result<Bytes> {
         let file = self.0.clone();
         blocking(move || {
+            let file = file.read()?;
             let there = file.metadata()?.len().saturating_sub(offset);
             let mut bytes = vec![0; bytes_max.min(there as usize)];
             file.read_exact_at(&mut bytes, offset)?;
@@ -161,17 +181,17 @@ impl File for RealFile {
 
     async fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let (file, bytes) = (self.0.clone(), bytes.to_vec());
-        blocking(move || file.write_all_at(&bytes, offset)).await
+        blocking(move || file.write(|file| file.write_all_at(&bytes, offset))).await
     }
 
     async fn truncate(&self, size: u64) -> io::Result<()> {
         let file = self.0.clone();
-        blocking(move || file.set_len(size)).await
+        blocking(move || file.write(|file| file.set_len(size))).await
     }
 
     async fn sync(&self) -> io::Result<()> {
         let file = self.0.clone();
-        blocking(move || file.sync_all()).await
+        blocking(move || file.sync()).await
     }
 }
 

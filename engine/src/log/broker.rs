@@ -5,6 +5,7 @@
 //! | [`data`] | produce, fetch, offsets by time |
 //! | [`catalog`] | topics, brokers, versions, settings |
 //! | `deletion` | the end of a topic, at all brokers |
+//! | `kept`, `notes`, `producer_ids` | what is kept beside the partitions; what is noted of each of them |
 //! | [`transactions`] | the coordinator of transactional ids: decisions, markers, time-outs |
 //! | [`groups`] | the coordinator of groups: members, positions |
 //!
@@ -15,24 +16,38 @@ pub mod catalog;
 pub mod data;
 mod deletion;
 pub mod groups;
+mod notes;
+mod producer_ids;
+mod kept;
 pub mod transactions;
 
+pub use self::notes::STOPPED_FILE;
+use self::{kept::Kept, notes::Notes, producer_ids::ProducerIds};
 use super::{
     cluster::Cluster,
     connection::{CallError, SharedConnection},
-    partition::{self, Partition},
-    server,
+    partition::{self, Expected, Partition},
+    reserve, server,
     topics::{self, is_internal, Topics, OFFSETS_TOPIC, TRANSACTIONS_TOPIC},
     LogError, TopicPartition,
 };
 use crate::{
-    host::{self, Host, Listener},
+    host::{Host, Listener},
     ids::{BrokerId, PartitionId},
     watched::Watched,
 };
 use futures::{future::BoxFuture, select_biased, FutureExt};
 use kafka_protocol::{error::ResponseError, protocol::Request};
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    io,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+    time::Duration,
+};
 use tokio::{
     sync::{Mutex, Notify, Semaphore},
     time::Instant,
@@ -57,6 +72,10 @@ pub struct BrokerConfig {
     pub retention: Duration,
     /// What is known of a producer, or a transactional id, that was silent for longer is forgotten (KIP-854).
     pub producer_retention: Duration,
+    /// So much room is held back for what frees room, should the disk be full.
+    pub reserve_bytes: usize,
+    /// Partitions whose folders were moved away: what is noted of them is forgotten, and they begin anew.
+    pub without: Vec<TopicPartition>,
     /// Transactions may not take longer.
     pub transaction_max_timeout: Duration,
     /// A connection on which no request has come for so long is closed: its peer may be gone without a word.
@@ -78,6 +97,8 @@ impl BrokerConfig {
             retention_bytes_of: BTreeMap::new(),
             retention: DAY * 7,
             producer_retention: DAY * 7,
+            reserve_bytes: 1 << 20,
+            without: Vec::new(),
             transaction_max_timeout: Duration::from_secs(15 * 60),
             connection_idle: Duration::from_secs(10 * 60),
             tick: Duration::from_millis(250),
@@ -111,6 +132,11 @@ pub struct Broker {
     transactions: Mutex<BTreeMap<i32, Arc<transactions::Coordinator>>>,
     groups: Mutex<BTreeMap<i32, Arc<groups::Coordinator>>>,
     producer_ids: Mutex<ProducerIds>,
+    notes: Notes,
+    /// All partitions that were used before were opened.
+    opened: Watched<bool>,
+    /// No partition is opened any more.
+    stopped: AtomicBool,
     /// Held by who removes deleted topics.
     deleting: Mutex<()>,
     /// A deleted topic is still there somewhere.
@@ -139,32 +165,31 @@ impl Bound {
 
     /// See [`Broker::run`].
     pub async fn run(self) -> Result<(), BrokerError> {
+        self.run_until(std::future::pending()).await
+    }
+
+    /// Runs until `stop` is done, or like [`Broker::run`]. When it returns `Ok`, everything that was appended is durable,
+    /// and noted: the next start knows what must be there.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), BrokerError> {
         let Bound { broker, listener } = self;
-        let serve = server::serve(broker.clone(), listener);
-        let ended = select_biased! {
-            error = broker.fatal.wait_for(Option::is_some).fuse() => {
-                BrokerError::Log(error.expect("is some"))
+        let ended = {
+            let serve = server::serve(broker.clone(), listener);
+            let stop = stop.fuse();
+            futures::pin_mut!(stop);
+            select_biased! {
+                error = broker.fatal.wait_for(Option::is_some).fuse() => {
+                    BrokerError::Log(error.expect("is some"))
+                }
+                error = broker.clone().keep_house().fuse() => error.into(),
+                error = broker.clone().keep_deleting().fuse() => error.into(),
+                error = serve.fuse() => error.into(),
+                () = stop => return Ok(broker.stop().await?),
             }
-            error = broker.clone().keep_house().fuse() => error.into(),
-            error = broker.clone().keep_deleting().fuse() => error.into(),
-            error = serve.fuse() => error.into(),
         };
         tracing::error!(name: "broker.failed", error = %ended);
         Err(ended)
     }
 }
-
-/// Producer ids are given out from blocks; a block is reserved durably before the first of it is used.
-#[derive(Default)]
-struct ProducerIds {
-    next: i64,
-    reserved: i64,
-}
-
-const PRODUCER_IDS_FILE: &str = "producer-ids";
-const PRODUCER_IDS_PER_BLOCK: i64 = 1000;
-/// Ids of different brokers differ in their upper bits.
-const BROKER_SHIFT: u32 = 40;
 
 const UNPACKING_MAX: usize = 2;
 
@@ -185,17 +210,12 @@ impl Broker {
         if let Some(host) = own.strip_suffix(":0") {
             *own = format!("{host}:{}", listener.port());
         }
-        let topics = Topics::open(host.disk.clone()).await?;
-        let mut ids = ProducerIds::default();
-        if let Some(bytes) = host::read_file(&*host.disk, PRODUCER_IDS_FILE).await? {
-            let text = String::from_utf8_lossy(&bytes);
-            let wrong = |_| {
-                let text = format!("{PRODUCER_IDS_FILE}: `{text}` is not a number");
-                io::Error::new(io::ErrorKind::InvalidData, text)
-            };
-            ids.reserved = text.trim().parse().map_err(wrong)?;
-            ids.next = ids.reserved;
-        }
+        let Kept {
+            topics,
+            producer_ids,
+            notes,
+        } = Kept::open(&host.disk).await?;
+        notes.forget(&*host.disk, &config.without).await?;
         let peers = Cluster::new(host.clone(), config.brokers.clone());
         let broker = Arc::new(Broker {
             config,
@@ -204,7 +224,10 @@ impl Broker {
             partitions: Mutex::default(),
             transactions: Mutex::default(),
             groups: Mutex::default(),
-            producer_ids: Mutex::new(ids),
+            producer_ids: Mutex::new(producer_ids),
+            notes,
+            opened: Watched::new(false),
+            stopped: AtomicBool::new(false),
             deleting: Mutex::default(),
             deletion_left: Notify::new(),
             fatal: Watched::new(None),
@@ -221,15 +244,24 @@ impl Broker {
         if let Err(error) = self.resume().await {
             return error;
         }
-        self.open_all().await;
-        let mut retained = Instant::now();
+        if let Err(error) = self.open_all().await {
+            return error;
+        }
+        self.opened.update(|opened| *opened = true);
+        let (mut retained, mut filled) = (Instant::now(), None::<Instant>);
         loop {
             tokio::time::sleep(self.config.tick).await;
             self.end_overdue_transactions().await;
             self.expire_members().await;
             if retained.elapsed() >= self.config.tick * 4 {
                 self.retain().await;
+                self.note_partitions().await;
                 retained = Instant::now();
+            }
+            if filled.is_none_or(|filled| filled.elapsed() >= RESERVE_PAUSE) {
+                // Without room for it now, it is tried again.
+                let _ = reserve::fill(&*self.host.disk, self.config.reserve_bytes).await;
+                filled = Some(Instant::now());
             }
         }
     }
@@ -238,9 +270,11 @@ impl Broker {
     async fn resume(self: &Arc<Self>) -> Result<(), LogError> {
         for topic in [OFFSETS_TOPIC, TRANSACTIONS_TOPIC] {
             for index in self.coordinated(topic) {
-                let folder = folder_of(&TopicPartition::new(topic, PartitionId(index)));
+                let of = TopicPartition::new(topic, PartitionId(index));
+                let folder = folder_of(&of);
                 let files = self.host.disk.list(&folder).await;
-                if files.map_err(LogError::io(&folder))?.is_empty() {
+                let is_new = files.map_err(LogError::io(&folder))?.is_empty();
+                if is_new && self.notes.expected(&of) == Expected::Nothing {
                     continue;
                 }
                 // An error of theirs has ended the broker.
@@ -253,17 +287,26 @@ impl Broker {
         Ok(())
     }
 
-    /// Opens all partitions that are led here: damage shows now, not when somebody asks for it.
-    async fn open_all(self: &Arc<Self>) {
+    /// Opens all partitions that are led here and were used: damage shows now, not when somebody asks for them.
+    async fn open_all(self: &Arc<Self>) -> Result<(), LogError> {
         for (topic, count) in self.topics.all().await {
+            let folder = format!("{LOG_FOLDER}/{topic}");
+            let used = self.host.disk.folders(&folder).await;
+            let used: BTreeSet<String> =
+                (used.map_err(LogError::io(&folder))?.into_iter()).collect();
             for index in 0..count {
                 let of = TopicPartition::new(&topic, PartitionId(index));
-                if self.is_here(&of) {
+                if !self.is_here(&of) {
+                    continue;
+                }
+                let is_used = used.contains(&index.to_string());
+                if is_used || self.notes.expected(&of) != Expected::Nothing {
                     // An error has ended the broker.
                     let _ = self.partition(&of).await;
                 }
             }
         }
+        Ok(())
     }
 
     async fn retain(self: &Arc<Self>) {
@@ -352,8 +395,13 @@ impl Broker {
         if !is_known {
             return Err(ResponseError::UnknownTopicOrPartition);
         }
-        let disk = self.host.disk.clone();
-        let opened = Partition::open(disk, folder_of(&key), self.config.segment_bytes).await;
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(ResponseError::NotLeaderOrFollower);
+        }
+        let (disk, segment_bytes) = (self.host.disk.clone(), self.config.segment_bytes);
+        let expected = self.notes.expected(&key);
+        let begun = self.notes.begun();
+        let opened = Partition::open(disk, folder_of(&key), segment_bytes, expected, begun).await;
         let opened = match opened {
             Ok(opened) => Arc::new(opened),
             Err(error) => {
@@ -361,6 +409,7 @@ impl Broker {
                 return Err(ResponseError::KafkaStorageError);
             }
         };
+        self.pass_producer_id(opened.newest_producer().await).await;
         let (broker, syncing) = (self.clone(), opened.clone());
         tokio::spawn(async move {
             if let Err(error) = syncing.keep_synced().await {
@@ -394,21 +443,10 @@ impl Broker {
         }
         answer
     }
-
-    async fn next_producer_id(self: Arc<Self>) -> io::Result<i64> {
-        let mut ids = self.producer_ids.lock().await;
-        if ids.next == ids.reserved {
-            // After an error the block may have been reserved; it is then reserved again.
-            let reserved = ids.reserved + PRODUCER_IDS_PER_BLOCK;
-            let text = reserved.to_string();
-            host::replace_file(&*self.host.disk, PRODUCER_IDS_FILE, text.as_bytes()).await?;
-            ids.reserved = reserved;
-        }
-        let id = i64::from(self.config.id.0) << BROKER_SHIFT | ids.next;
-        ids.next += 1;
-        Ok(id)
-    }
 }
+
+/// Between two looks whether the reserve is there.
+const RESERVE_PAUSE: Duration = Duration::from_secs(60);
 
 /// A folder for each topic, with one for each partition that was used.
 const LOG_FOLDER: &str = "log";

@@ -6,6 +6,8 @@
 //!
 //! Old segments go when they are too many or too old ([`Partition::retain`]); what the producers did stays, in a
 //! snapshot that is durable before the first of them goes.
+//!
+//! A partition that was never written has no folder, and takes no open file.
 
 mod open;
 mod read;
@@ -15,12 +17,12 @@ pub use read::{Bounds, Isolation, Portion, Reading};
 
 use super::{
     producers::{Decision, Guard, MarkerDecision, Producers},
-    segment::{self, Entry},
+    segment::{self, Entry, Owner},
     LogError,
 };
 use crate::{
     host::{Disk, File},
-    ids::Offset,
+    ids::{Offset, ProducerId},
     watched::Watched,
     wire::{
         batch::{self, BatchError, BatchHeader, Marker},
@@ -28,18 +30,55 @@ use crate::{
     },
 };
 use bytes::{Bytes, BytesMut};
-use std::sync::Arc;
+use serde::{Deserialize, Serialize};
+use std::sync::{
+    atomic::{AtomicBool, Ordering},
+    Arc,
+};
 use tokio::sync::{Mutex, Notify};
 
 /// A partition that is open.
 pub struct Partition {
     disk: Arc<dyn Disk>,
     folder: String,
+    owner: Owner,
     segment_bytes: u64,
     inner: Mutex<Inner>,
     synced: Watched<Synced>,
     /// There is something to sync.
     appended: Notify,
+    /// Set with each segment that begins.
+    begun: Arc<AtomicBool>,
+}
+
+/// What is noted of a partition outside of its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// The offset with which its last segment begins.
+    pub segment: Offset,
+    /// The offset up to which it is durable.
+    pub end: Offset,
+}
+
+/// What must be found when a partition is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Expected {
+    /// Nothing is noted of it.
+    #[default]
+    Nothing,
+    /// It was there, and may have gone on since.
+    AtLeast(Note),
+    /// It was stopped, and is as it was then.
+    Exactly(Note),
+}
+
+impl Expected {
+    fn note(&self) -> Option<Note> {
+        match self {
+            Expected::Nothing => None,
+            Expected::AtLeast(note) | Expected::Exactly(note) => Some(*note),
+        }
+    }
 }
 
 struct Inner {
@@ -47,6 +86,8 @@ struct Inner {
     start_offset: Offset,
     end_offset: Offset,
     producers: Producers,
+    /// The greatest producer id that it has held since it was opened, or held then.
+    newest_producer: Option<ProducerId>,
 }
 
 struct Segment {
@@ -64,7 +105,10 @@ struct Synced {
     /// The last stable offset: in front of it, every transaction has ended.
     stable: Offset,
     failed: bool,
+    /// Its topic is deleted.
     closed: bool,
+    /// Its broker stops.
+    stopped: bool,
 }
 
 /// Where a batch is.
@@ -100,6 +144,9 @@ pub enum AppendError {
     /// Its topic is deleted.
     #[error("the topic is deleted")]
     Deleted,
+    /// Its broker stops.
+    #[error("the broker stops")]
+    Stopped,
     /// The disk did not take it, and nothing of it is left.
     #[error("not stored: {0}")]
     NotStored(std::io::Error),
@@ -193,16 +240,21 @@ impl Partition {
         if synced.closed {
             return Err(AppendError::Deleted);
         }
+        if synced.stopped {
+            return Err(AppendError::Stopped);
+        }
         if synced.failed {
             return Err(self.gave_up().into());
         }
         header.base_offset = inner.end_offset;
-        if inner.active().bytes >= self.segment_bytes {
-            self.roll(inner).await?;
+        match inner.segments.last() {
+            None => self.begin_segment(inner).await?,
+            Some(active) if active.bytes >= self.segment_bytes => self.roll(inner).await?,
+            Some(_) => {}
         }
         let mut bytes = BytesMut::from(&batch[..]);
         batch::set_base_offset(&mut bytes, header.base_offset);
-        let frame = segment::frame(&bytes, self.synced.get().until);
+        let frame = segment::frame(&bytes, self.synced.get().until, self.owner);
         self.write(inner, &frame).await?;
         let active = inner.active();
         let position = active.bytes + segment::FRAME_HEADER_BYTES as u64;
@@ -262,14 +314,16 @@ impl Partition {
     pub async fn keep_synced(&self) -> Result<(), LogError> {
         loop {
             self.appended.notified().await;
-            if self.synced.get().closed {
+            let synced = self.synced.get();
+            if synced.closed || synced.stopped {
                 return Ok(());
             }
             let (end, file, path) = {
-                let mut inner = self.inner.lock().await;
-                let end = inner.end_offset;
-                let active = inner.active();
-                (end, active.file.clone(), active.path.clone())
+                let inner = self.inner.lock().await;
+                let Some(active) = inner.segments.last() else {
+                    continue;
+                };
+                (inner.end_offset, active.file.clone(), active.path.clone())
             };
             if self.synced.get().until >= end {
                 continue;
@@ -342,33 +396,84 @@ impl Partition {
     }
 
     /// Ends the active segment, durably, and begins the next one.
-    async fn roll(&self, inner: &mut Inner) -> Result<(), LogError> {
+    async fn roll(&self, inner: &mut Inner) -> Result<(), AppendError> {
         let end = inner.end_offset;
         let active = inner.active();
         if let Err(error) = active.file.sync().await {
             self.give_up();
-            return Err(LogError::io(&active.path)(error));
+            return Err(LogError::io(&active.path)(error).into());
         }
         self.reach(inner, end);
-        self.begin_segment(inner)
-            .await
-            .inspect_err(|_| self.give_up())
+        self.begin_segment(inner).await
     }
 
-    async fn begin_segment(&self, inner: &mut Inner) -> Result<(), LogError> {
-        let path = format!("{}/{}", self.folder, segment::file_name(inner.end_offset));
-        let file = self.disk.open(&path).await.map_err(LogError::io(&path))?;
-        file.truncate(0).await.map_err(LogError::io(&path))?;
+    /// Begins a segment: its header is durable before it is used. Where that fails for want of room, or of open
+    /// files, the partition is as it was, but for a file that holds nothing.
+    async fn begin_segment(&self, inner: &mut Inner) -> Result<(), AppendError> {
+        let base = inner.end_offset;
+        let path = format!("{}/{}", self.folder, segment::file_name(base));
+        let header = segment::header(base, self.owner);
+        let begun = async {
+            let file = self.disk.open(&path).await?;
+            if file.size().await? > 0 {
+                file.truncate(0).await?;
+            }
+            file.write_at(0, &header).await?;
+            Ok(file)
+        };
+        let file = begun.await.map_err(AppendError::NotStored)?;
+        let synced = async {
+            file.sync().await.map_err(LogError::io(&path))?;
+            let synced = self.disk.sync_dir(&self.folder).await;
+            synced.map_err(LogError::io(&self.folder))
+        };
+        synced.await.inspect_err(|_| self.give_up())?;
         tracing::info!(name: "log.segment-begun", path = %path);
-        let synced = self.disk.sync_dir(&self.folder).await;
-        synced.map_err(LogError::io(&self.folder))?;
         inner.segments.push(Segment {
             path,
             file,
-            bytes: 0,
+            bytes: segment::HEADER_BYTES as u64,
             entries: Vec::new(),
         });
+        self.begun.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What is to be noted of it; nothing, if it was never used.
+    pub async fn note(&self) -> Option<Note> {
+        let inner = self.inner.lock().await;
+        self.note_of(&inner)
+    }
+
+    fn note_of(&self, inner: &Inner) -> Option<Note> {
+        let last = inner.segments.last()?;
+        Some(Note {
+            segment: last.base(),
+            end: self.synced.get().until,
+        })
+    }
+
+    /// Ends the partition, as its broker stops: nothing is appended or removed from here on. Everything that was
+    /// appended is durable then, and the note is exact.
+    pub async fn stop(&self) -> Result<Option<Note>, LogError> {
+        let mut inner = self.inner.lock().await;
+        if self.synced.get().failed {
+            return Err(self.gave_up());
+        }
+        if let Some(active) = inner.segments.last() {
+            let synced = active.file.sync().await;
+            synced.map_err(LogError::io(&active.path))?;
+            let end = inner.end_offset;
+            self.reach(&mut inner, end);
+        }
+        self.synced.update(|synced| synced.stopped = true);
+        self.appended.notify_one();
+        Ok(self.note_of(&inner))
+    }
+
+    /// The greatest producer id that it has seen.
+    pub async fn newest_producer(&self) -> Option<ProducerId> {
+        self.inner.lock().await.newest_producer
     }
 
     fn give_up(&self) {
@@ -384,6 +489,15 @@ impl Partition {
 
 impl Inner {
     fn active(&mut self) -> &mut Segment {
-        self.segments.last_mut().expect("a partition has a segment")
+        let last = self.segments.last_mut();
+        last.expect("the first append begins a segment")
+    }
+}
+
+impl Segment {
+    /// The offset with which it begins.
+    fn base(&self) -> Offset {
+        let name = self.path.rsplit('/').next().unwrap_or_default();
+        segment::base_of(name).expect("a segment's name")
     }
 }

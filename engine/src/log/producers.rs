@@ -303,6 +303,11 @@ impl Producers {
         self.aborted = kept.aborted;
     }
 
+    /// The greatest id that is known.
+    pub fn newest(&self) -> Option<ProducerId> {
+        self.known.keys().next_back().copied()
+    }
+
     /// What is known of each producer, for people.
     pub fn active(&self) -> Vec<ActiveProducer> {
         let all = self.known.iter().map(|(id, producer)| ActiveProducer {

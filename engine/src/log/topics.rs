@@ -4,10 +4,8 @@
 //! keeps what it has learnt in a file of its own, so that it can serve its partitions while the first
 //! broker is away. Partition p of a topic is led by broker (hash of the topic + p) modulo their number.
 
-use crate::{
-    host::{self, Disk},
-    ids::PartitionId,
-};
+use super::{small_file, LogError};
+use crate::{host::Disk, ids::PartitionId};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -26,7 +24,7 @@ pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
 /// What a broker knows of topics.
-pub(crate) const TOPICS_FILE: &str = "topics.json";
+pub(crate) const TOPICS_FILE: &str = "topics";
 
 /// Whether a topic belongs to the brokers themselves.
 pub fn is_internal(topic: &str) -> bool {
@@ -60,16 +58,15 @@ pub enum Created {
 }
 
 impl Topics {
-    /// Reads what this broker knew before.
-    pub async fn open(disk: Arc<dyn Disk>) -> io::Result<Topics> {
-        let known = match host::read_file(&*disk, TOPICS_FILE).await? {
-            None => Known::default(),
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("{TOPICS_FILE}: {error}"),
-                )
-            })?,
+    /// Reads what this broker knew before; notes durably that it knows nothing, if it is new.
+    pub async fn open(disk: Arc<dyn Disk>) -> Result<Topics, LogError> {
+        let known = match small_file::read(&*disk, TOPICS_FILE).await? {
+            Some(known) => known,
+            None => {
+                let none = Known::default();
+                small_file::write(&*disk, TOPICS_FILE, &none).await?;
+                none
+            }
         };
         Ok(Topics {
             disk,
@@ -100,7 +97,12 @@ impl Topics {
 
     /// Takes note of a topic that the first broker was asked about when there had been `deletions`. Returns `false` if
     /// a topic was deleted since: it may have been this one, and the answer older than that.
-    pub async fn learn(&self, topic: &str, partitions: i32, deletions: u64) -> io::Result<bool> {
+    pub async fn learn(
+        &self,
+        topic: &str,
+        partitions: i32,
+        deletions: u64,
+    ) -> Result<bool, LogError> {
         let mut known = self.known.lock().await;
         if self.deletions() != deletions {
             return Ok(false);
@@ -110,19 +112,23 @@ impl Topics {
     }
 
     /// Takes note of a topic, durably before it is used.
-    pub async fn add(&self, topic: &str, partitions: i32) -> io::Result<Created> {
+    pub async fn add(&self, topic: &str, partitions: i32) -> Result<Created, LogError> {
         let mut known = self.known.lock().await;
         self.add_to(&mut known, topic, partitions).await
     }
 
-    async fn add_to(&self, known: &mut Known, topic: &str, partitions: i32) -> io::Result<Created> {
+    async fn add_to(
+        &self,
+        known: &mut Known,
+        topic: &str,
+        partitions: i32,
+    ) -> Result<Created, LogError> {
         if let Some(there) = known.topics.get(topic) {
             return Ok(Created::Exists(*there));
         }
         if known.deleted.contains_key(topic) {
-            return Err(io::Error::other(
-                "the topic of this name is still being deleted",
-            ));
+            let source = io::Error::other("the topic of this name is still being deleted");
+            return Err(LogError::io(topic)(source));
         }
         let mut next = known.clone();
         next.topics.insert(topic.to_owned(), partitions);
@@ -132,7 +138,7 @@ impl Topics {
 
     /// Takes note that a topic is deleted, durably before the first of its files goes. It cannot be added
     /// again before [`Topics::forget`]. Returns how many partitions it had; `None` if it is not known here.
-    pub async fn delete(&self, topic: &str) -> io::Result<Option<i32>> {
+    pub async fn delete(&self, topic: &str) -> Result<Option<i32>, LogError> {
         let mut known = self.known.lock().await;
         self.deletions.fetch_add(1, Ordering::Relaxed);
         let mut next = known.clone();
@@ -144,7 +150,7 @@ impl Topics {
     }
 
     /// The files of a deleted topic are gone.
-    pub async fn forget(&self, topic: &str) -> io::Result<()> {
+    pub async fn forget(&self, topic: &str) -> Result<(), LogError> {
         let mut known = self.known.lock().await;
         let mut next = known.clone();
         next.deleted.remove(topic);
@@ -161,9 +167,8 @@ impl Topics {
             .collect()
     }
 
-    async fn replace(&self, known: &mut Known, next: Known) -> io::Result<()> {
-        let bytes = serde_json::to_vec(&next).map_err(io::Error::other)?;
-        host::replace_file(&*self.disk, TOPICS_FILE, &bytes).await?;
+    async fn replace(&self, known: &mut Known, next: Known) -> Result<(), LogError> {
+        small_file::write(&*self.disk, TOPICS_FILE, &next).await?;
         *known = next;
         Ok(())
     }

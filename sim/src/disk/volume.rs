@@ -61,7 +61,8 @@ pub(super) struct Volume {
     pub durable: Tree,
     pending: Vec<Entry>,
     failing: BTreeMap<DiskOp, u64>,
-    pub full: bool,
+    /// How many bytes there is room for; `None`: as many as anybody wants.
+    free: Option<u64>,
     pub slow: u64,
     draws: Stream,
     /// What becomes of directories: apart, so that they reshuffle nothing else.
@@ -87,7 +88,7 @@ impl Volume {
             durable: Tree::default(),
             pending: Vec::new(),
             failing: BTreeMap::new(),
-            full: false,
+            free: None,
             slow: 1,
             draws,
             folder_draws,
@@ -105,8 +106,25 @@ impl Volume {
 
     pub fn heal(&mut self) {
         self.failing.clear();
-        self.full = false;
+        self.free = None;
         self.slow = 1;
+    }
+
+    /// Takes all room that is left, or gives it back. What is removed or cut meanwhile makes room.
+    pub fn fill(&mut self, full: bool) {
+        self.free = full.then_some(0);
+    }
+
+    fn make_room(&mut self, bytes: u64) {
+        if let Some(free) = &mut self.free {
+            *free += bytes;
+        }
+    }
+
+    fn size_of(&self, path: &str) -> u64 {
+        let inode = self.seen.files.get(path);
+        let inode = inode.and_then(|inode| self.inodes.get(inode));
+        inode.map_or(0, |inode| inode.cache.len() as u64)
     }
 
     pub fn open(&mut self, path: &str) -> io::Result<InodeId> {
@@ -120,7 +138,7 @@ impl Volume {
             return Err(io::ErrorKind::NotADirectory.into());
         }
         self.check(DiskOp::Write)?;
-        if self.full {
+        if self.free == Some(0) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, NO_SPACE));
         }
         let inode = InodeId(self.next);
@@ -157,6 +175,7 @@ impl Volume {
         if !self.seen.has_folder(parent(to)) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        self.make_room(self.size_of(to));
         self.change(Entry::Renamed(from.to_owned(), to.to_owned(), inode));
         Ok(())
     }
@@ -169,6 +188,7 @@ impl Volume {
         if !self.seen.files.contains_key(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        self.make_room(self.size_of(path));
         self.change(Entry::Removed(path.to_owned()));
         Ok(())
     }
@@ -273,29 +293,33 @@ impl Volume {
     }
 
     pub fn write_at(&mut self, inode: InodeId, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let offset = offset as usize;
-        let grows = offset + bytes.len() > self.inode(inode)?.cache.len();
-        assert!(
-            offset <= self.inode(inode)?.cache.len(),
-            "a write past the end"
-        );
-        let failed = if self.full && grows {
-            Err(io::Error::new(io::ErrorKind::StorageFull, NO_SPACE))
-        } else {
-            self.check(DiskOp::Write)
+        let (offset, before) = (offset as usize, self.inode(inode)?.cache.len());
+        assert!(offset <= before, "a write past the end");
+        let grown = |len: usize| (offset + len).saturating_sub(before) as u64;
+        let failed = match self.free {
+            Some(free) if grown(bytes.len()) > free => {
+                Err(io::Error::new(io::ErrorKind::StorageFull, NO_SPACE))
+            }
+            _ => self.check(DiskOp::Write),
         };
-        // A write that fails may have written a part.
-        let len = match failed {
+        // A write that fails may have written a part, as far as there is room.
+        let mut len = match failed {
             Ok(()) => bytes.len(),
             Err(_) => self.draws.below(bytes.len() as u64 + 1) as usize,
         };
+        if let Some(free) = &mut self.free {
+            len = len.min((before - offset).saturating_add(*free as usize));
+            *free -= grown(len);
+        }
         self.inode(inode)?.write(offset, &bytes[..len]);
         failed
     }
 
     pub fn truncate(&mut self, inode: InodeId, len: u64) -> io::Result<()> {
         self.check(DiskOp::Write)?;
+        let before = self.len(inode)?;
         self.inode(inode)?.truncate(len as usize);
+        self.make_room(before.saturating_sub(len));
         Ok(())
     }
 
@@ -679,6 +703,27 @@ mod tests {
             volume.power_loss();
             assert!(!volume.list("d/e").contains(&"old".to_owned()));
         }
+    }
+
+    #[test]
+    fn what_is_removed_from_a_full_disk_makes_room() {
+        let mut volume = volume(1);
+        let file = volume.open("f").unwrap();
+        volume.write_at(file, 0, &[1; 100]).unwrap();
+        let other = volume.open("g").unwrap();
+        volume.write_at(other, 0, &[1; 30]).unwrap();
+        volume.fill(true);
+        volume.write_at(file, 0, &[2; 100]).expect("it is there");
+        volume.write_at(file, 100, &[3]).unwrap_err();
+        assert_eq!(volume.len(file).unwrap(), 100);
+        volume.open("h").unwrap_err();
+        volume.remove("g").unwrap();
+        volume.write_at(file, 100, &[3; 30]).unwrap();
+        volume.write_at(file, 130, &[3]).unwrap_err();
+        volume.truncate(file, 129).unwrap();
+        volume.write_at(file, 129, &[3]).unwrap();
+        volume.fill(false);
+        volume.write_at(file, 130, &[3; 100]).unwrap();
     }
 
     #[test]

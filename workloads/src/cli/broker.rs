@@ -8,7 +8,7 @@ use engine::{
     },
     ids::BrokerId,
     log::{
-        broker::{Broker, BrokerConfig, BrokerError},
+        broker::{Broker, BrokerConfig, BrokerError, STOPPED_FILE},
         LogError,
     },
 };
@@ -44,6 +44,7 @@ async fn run(arguments: &BrokerArguments) -> Result<u8, BadInput> {
     let wrong = |error: io::Error| BadInput::new(format!("{dir}: {error}"));
     check_address(&arguments.listen)?;
     let disk = RealDisk::new(&arguments.dir).map_err(wrong)?;
+    let disk = disk.with_open_max(files_open_max());
     let lock = disk.lock().map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => BadInput::new(format!(
             "{dir} is in use by another broker; stop that one, or give this one a folder of its own"
@@ -65,6 +66,7 @@ async fn run(arguments: &BrokerArguments) -> Result<u8, BadInput> {
         retention_bytes: arguments.retention_bytes.unwrap_or(u64::MAX),
         retention: Duration::from_secs(arguments.retention_hours * 3600),
         coordinators: COORDINATORS,
+        without: arguments.without.clone(),
         ..BrokerConfig::new(BrokerId(0), vec![arguments.listen.clone()])
     };
     let bound = Broker::bind(host, config).await;
@@ -75,10 +77,11 @@ async fn run(arguments: &BrokerArguments) -> Result<u8, BadInput> {
                 arguments.listen
             ))
         }
-        error => BadInput::new(format!(
+        BrokerError::Io(error) => BadInput::new(format!(
             "--listen {}, --dir {dir}: {error}",
             arguments.listen
         )),
+        error => BadInput::new(explain(&error, &arguments.dir)),
     })?;
     // Whoever reads that line may stop it at once.
     let stop = |kind| signal(kind).map_err(BadInput::new);
@@ -90,20 +93,28 @@ async fn run(arguments: &BrokerArguments) -> Result<u8, BadInput> {
         "listening on {}, keeping {dir}; ctrl-C stops it",
         bound.address()
     );
-    let ended = select_biased! {
-        _ = interrupt.recv().fuse() => None,
-        _ = terminate.recv().fuse() => None,
-        ended = bound.run().fuse() => Some(ended),
+    let stopped = async {
+        select_biased! {
+            _ = interrupt.recv().fuse() => {}
+            _ = terminate.recv().fuse() => {}
+        }
     };
+    let ended = bound.run_until(stopped).await;
     drop(lock);
     match ended {
-        // Whatever was acknowledged is synced; nothing else is owed to anybody.
-        None | Some(Ok(())) => {
+        Ok(()) => {
             anstream::println!("stopped; everything that was acknowledged is on the disk");
             Ok(0)
         }
-        Some(Err(error)) => Err(BadInput::new(explain(&error, &arguments.dir))),
+        Err(error) => Err(BadInput::new(explain(&error, &arguments.dir))),
     }
+}
+
+/// A quarter of the files that the process may have open: the others are for connections, and for what is opened for
+/// a moment.
+fn files_open_max() -> usize {
+    let allowed = rlimit::Resource::NOFILE.get_soft().unwrap_or(256);
+    (allowed / 4).clamp(16, 8192) as usize
 }
 
 /// Partitions of the coordinators' topics: what is known of groups and transactional ids is spread over them.
@@ -111,14 +122,25 @@ const COORDINATORS: i32 = 4;
 
 /// What ended the broker, and what to do now.
 pub(super) fn explain(error: &BrokerError, dir: &Path) -> String {
-    match error {
-        BrokerError::Log(error) if matches!(&**error, LogError::Damaged { .. }) => format!(
-            "{error}\n  in {}. Nothing was changed, and nothing is guessed: what is in front of the damage is whole. \
-             Bring the file back from a copy; or, to go on without this partition, move its folder away.",
-            dir.display()
-        ),
-        error => format!("{}: {error}", dir.display()),
-    }
+    let BrokerError::Log(damage) = error else {
+        return format!("{}: {error}", dir.display());
+    };
+    let what_to_do = match &**damage {
+        LogError::Io { .. } => return format!("{}: {error}", dir.display()),
+        LogError::DamagedFile { path, .. } if path == STOPPED_FILE => {
+            "Bring the file back from a copy; or remove it: the broker then starts as after a crash, and takes \
+             what is cut off the end of a partition for what was never acknowledged."
+        }
+        LogError::Damaged { path, .. } | LogError::Missing { path, .. } if path.contains('/') => {
+            "What is before it is whole. Bring the file back from a copy; or, to go on without what the partition \
+             holds, move its folder away and start once with `--without` and its name."
+        }
+        _ => "Bring the file back from a copy; or begin anew in another folder.",
+    };
+    format!(
+        "{error}\n  in {}. Nothing was changed, and nothing is guessed. {what_to_do}",
+        dir.display()
+    )
 }
 
 /// A name that no other process has or had.

@@ -192,6 +192,7 @@ impl Workload for RevenueWorkload {
             world.node(&format!("broker-{id}"), move |node| async move {
                 let config = BrokerConfig {
                     segment_bytes,
+                    reserve_bytes: 16 << 10,
                     ..BrokerConfig::new(BrokerId(id as i32), broker_addresses())
                 };
                 // Whatever ends it, its supervisor starts it again.

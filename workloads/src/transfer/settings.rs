@@ -226,6 +226,7 @@ impl Settings {
     pub fn broker(&self, id: usize, brokers: Vec<String>) -> BrokerConfig {
         BrokerConfig {
             segment_bytes: self.segment_bytes,
+            reserve_bytes: 16 << 10,
             retention_bytes_of: [(CHATTER.to_owned(), self.chatter_bytes)].into(),
             ..BrokerConfig::new(BrokerId(id as i32), brokers)
         }

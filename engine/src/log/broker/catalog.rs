@@ -6,6 +6,7 @@ use crate::{
     log::{
         cluster::name,
         topics::{self, Created},
+        LogError,
     },
     wire,
 };
@@ -26,7 +27,7 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 /// The feature under which a broker says which transactions it has (KIP-890).
 pub const TRANSACTION_VERSION: &str = "transaction.version";
@@ -65,7 +66,7 @@ impl Broker {
         }
     }
 
-    async fn add_topic(self: &Arc<Self>, topic: &str, count: i32) -> io::Result<Created> {
+    async fn add_topic(self: &Arc<Self>, topic: &str, count: i32) -> Result<Created, LogError> {
         let (broker, topic) = (self.clone(), topic.to_owned());
         to_its_end(async move { broker.topics.add(&topic, count).await }).await
     }
@@ -253,6 +254,8 @@ impl Broker {
             Ok(Deleted::Unknown) if from_peer => Ok(()),
             Ok(Deleted::Unknown) => Err(ResponseError::UnknownTopicOrPartition),
             Ok(Deleted::Later) => Err(ResponseError::RequestTimedOut),
+            // Nothing was noted, and nothing is removed.
+            Err(LogError::Unchanged { .. }) => Err(ResponseError::KafkaStorageError),
             Err(error) => {
                 self.fail(error);
                 Err(ResponseError::KafkaStorageError)

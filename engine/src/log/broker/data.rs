@@ -148,6 +148,7 @@ impl Broker {
                 Err(AppendError::Fenced) => return Err(ResponseError::InvalidProducerEpoch),
                 Err(AppendError::NotTransactional) => return Err(ResponseError::InvalidTxnState),
                 Err(AppendError::Deleted) => return Err(ResponseError::UnknownTopicOrPartition),
+                Err(AppendError::Stopped) => return Err(ResponseError::NotLeaderOrFollower),
                 Err(AppendError::NotStored(_)) => return Err(ResponseError::KafkaStorageError),
                 Err(AppendError::Log(error)) => {
                     self.fail(error);
@@ -249,11 +250,11 @@ impl Broker {
         }
         match partition.read(offset, portion, isolation).await {
             Ok(reading) => Ok(reading),
-            Err(error @ LogError::Damaged { .. }) => {
-                self.fail(error);
+            Err(LogError::Io { .. }) => Err(ResponseError::KafkaStorageError),
+            Err(damage) => {
+                self.fail(damage);
                 Err(ResponseError::KafkaStorageError)
             }
-            Err(LogError::Io { .. }) => Err(ResponseError::KafkaStorageError),
         }
     }
 

@@ -6,7 +6,7 @@
 use super::{Broker, LOG_FOLDER};
 use crate::{
     host::Disk,
-    log::{cluster::BACKOFF, topics::TOPICS_FILE, LogError},
+    log::{cluster::BACKOFF, LogError},
 };
 use futures::{future::BoxFuture, FutureExt};
 use std::{io, sync::Arc};
@@ -25,8 +25,7 @@ pub(super) enum Deleted {
 impl Broker {
     /// Deletes a topic here and, if this is the first broker, everywhere.
     pub(super) async fn delete_here(self: &Arc<Self>, topic: &str) -> Result<Deleted, LogError> {
-        let known = self.topics.delete(topic).await;
-        if known.map_err(LogError::io(TOPICS_FILE))?.is_none() {
+        if self.topics.delete(topic).await?.is_none() {
             return Ok(Deleted::Unknown);
         }
         self.remove_deleted().await?;
@@ -57,7 +56,11 @@ impl Broker {
         let mut all_gone = true;
         for (topic, _) in self.topics.deleted().await {
             match self.remove_at_others(&topic).await {
-                true => self.remove_topic(&topic).await?,
+                true => match self.remove_topic(&topic).await {
+                    // Later: there is no room for the note.
+                    Err(LogError::Unchanged { .. }) => all_gone = false,
+                    removed => removed?,
+                },
                 false => all_gone = false,
             }
         }
@@ -99,8 +102,8 @@ impl Broker {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             synced => synced.map_err(LogError::io(LOG_FOLDER))?,
         }
-        let forgotten = self.topics.forget(topic).await;
-        forgotten.map_err(LogError::io(TOPICS_FILE))?;
+        self.forget_notes(topic).await?;
+        self.topics.forget(topic).await?;
         tracing::info!(name: "broker.topic-removed", topic);
         Ok(())
     }

@@ -206,6 +206,10 @@ impl Broker {
                 }
                 broker.spawn_finish(&coordinator, &id);
             }
+            let newest = coordinator
+                .fold
+                .look(|all| all.iter().map(|(_, known)| known.producer).max());
+            broker.pass_producer_id(newest).await;
             all.insert(index, coordinator.clone());
             Ok(coordinator)
         })

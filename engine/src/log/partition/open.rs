@@ -2,41 +2,62 @@
 
 use super::{
     retain::{remove_segments, Snapshot, SNAPSHOT_FILE},
-    Inner, Partition, Segment, Synced,
+    Expected, Inner, Note, Partition, Segment, Synced,
 };
 use crate::{
     host::Disk,
     ids::Offset,
     log::{
         producers::Producers,
-        segment::{self, Entry, Tail},
-        snapshot, LogError,
+        segment::{self, Entry, Owner, Tail},
+        small_file, LogError,
     },
     watched::Watched,
     wire::batch::{self, Body, Marker},
 };
 use bytes::Bytes;
-use std::sync::Arc;
+use std::sync::{atomic::AtomicBool, Arc};
 use tokio::sync::{Mutex, Notify};
 
+/// What of the last segment is to be settled before it is served.
+struct Last {
+    /// What it holds.
+    bytes: Bytes,
+    /// What follows the good frames.
+    torn: Option<Torn>,
+}
+
+/// The end of a file that no sync had covered.
+struct Torn {
+    from: u64,
+    to: u64,
+    /// The offset after the last frame of it that is whole, if one is.
+    until: Option<Offset>,
+    what: String,
+}
+
 impl Partition {
-    /// Opens the partition in `folder`. Cuts a torn tail; reports damage in front of it.
+    /// Opens the partition in `folder`. Cuts a torn tail; reports damage before it, and what is missing of what was
+    /// `expected`. Nothing is changed before everything was looked at. `begun` is set with each segment that begins.
     ///
-    /// The last segment is written anew, and synced, before anything in it is served: after a crash its
-    /// bytes may be in the page cache only, and after a failed sync the kernel may wrongly call them
-    /// clean.
+    /// The last segment is written again, in place, and synced, before anything in it is served: after a crash its
+    /// bytes may be in the page cache only, and after a failed sync the kernel may wrongly call them clean. That
+    /// takes no room on the disk. After a clean stop it is known to be durable.
     pub async fn open(
         disk: Arc<dyn Disk>,
         folder: String,
         segment_bytes: u64,
+        expected: Expected,
+        begun: Arc<AtomicBool>,
     ) -> Result<Partition, LogError> {
         let names = disk.list(&folder).await.map_err(LogError::io(&folder))?;
-        let bases: Vec<Offset> = names
-            .iter()
-            .filter_map(|name| segment::base_of(name))
-            .collect();
+        let bases = names.iter().filter_map(|name| segment::base_of(name));
         let at = format!("{folder}/{SNAPSHOT_FILE}");
-        let snapshot = snapshot::read(&*disk, &at).await?.unwrap_or(Snapshot {
+        let snapshot = match names.iter().any(|name| name == SNAPSHOT_FILE) {
+            true => small_file::read(&*disk, &at).await?,
+            false => None,
+        };
+        let snapshot = snapshot.unwrap_or(Snapshot {
             start_offset: Offset(0),
             at: Offset(0),
             producers: Producers::default(),
@@ -45,13 +66,14 @@ impl Partition {
             segments: Vec::new(),
             start_offset: snapshot.start_offset,
             end_offset: snapshot.start_offset,
+            newest_producer: snapshot.producers.newest(),
             producers: snapshot.producers,
         };
         // A crash came between the snapshot and the removal of what it replaces.
-        let (gone, bases): (Vec<Offset>, Vec<Offset>) = bases
-            .into_iter()
-            .partition(|base| *base < snapshot.start_offset);
-        remove_segments(&*disk, &folder, &gone).await?;
+        let (mut gone, bases): (Vec<Offset>, Vec<Offset>) =
+            bases.partition(|base| *base < snapshot.start_offset);
+        let owner = Owner::of(&folder);
+        let mut last = None;
         for (index, base) in bases.iter().enumerate() {
             let path = format!("{folder}/{}", segment::file_name(*base));
             if *base != inner.end_offset {
@@ -59,27 +81,32 @@ impl Partition {
                     path,
                     position: 0,
                     offset: inner.end_offset,
-                    what: format!("the segment begins with offset {base}"),
+                    what: format!(
+                        "it begins with offset {base}, and what is before it ends at {}; a segment is \
+                         missing or cut, or `{SNAPSHOT_FILE}` is",
+                        inner.end_offset
+                    ),
                 });
             }
             let is_last = index + 1 == bases.len();
-            inner
-                .load(&*disk, path, *base, is_last, snapshot.at)
-                .await?;
+            let load = inner.load(&*disk, path, *base, owner, is_last, snapshot.at);
+            match load.await? {
+                Some(loaded) => last = Some(loaded),
+                None => gone.push(*base),
+            }
         }
-        if inner.end_offset < snapshot.at {
-            return Err(LogError::Damaged {
-                path: folder,
-                position: 0,
-                offset: inner.end_offset,
-                what: format!("records up to offset {} were durable", snapshot.at),
-            });
+        let torn = last.as_ref().and_then(|last| last.torn.as_ref());
+        inner.check_whole(&folder, snapshot.at, expected, torn)?;
+        remove_segments(&*disk, &folder, &gone).await?;
+        if let (Some(last), false) = (last, matches!(expected, Expected::Exactly(_))) {
+            inner.settle_last(last).await?;
         }
         let end_offset = inner.end_offset;
         let stable = inner.producers.stable(end_offset);
         let partition = Partition {
             disk,
             folder,
+            owner,
             segment_bytes,
             inner: Mutex::new(inner),
             synced: Watched::new(Synced {
@@ -87,13 +114,11 @@ impl Partition {
                 stable,
                 failed: false,
                 closed: false,
+                stopped: false,
             }),
             appended: Notify::new(),
+            begun,
         };
-        if bases.is_empty() {
-            let mut inner = partition.inner.lock().await;
-            partition.begin_segment(&mut inner).await?;
-        }
         tracing::info!(
             name: "log.opened",
             partition = %partition.folder,
@@ -106,48 +131,35 @@ impl Partition {
 }
 
 impl Inner {
-    /// Reads a segment and adds it.
+    /// Reads a segment and adds it. Returns `None` if it is the last one, and a crash came before it had begun.
     async fn load(
         &mut self,
         disk: &dyn Disk,
         path: String,
         base: Offset,
+        owner: Owner,
         is_last: bool,
         known_until: Offset,
-    ) -> Result<(), LogError> {
-        let mut file = disk.open(&path).await.map_err(LogError::io(&path))?;
+    ) -> Result<Option<Last>, LogError> {
+        let file = disk.open(&path).await.map_err(LogError::io(&path))?;
         let size = file.size().await.map_err(LogError::io(&path))?;
-        let bytes = file
-            .read_at(0, size as usize)
-            .await
-            .map_err(LogError::io(&path))?;
-        let scan = segment::scan(&bytes, base);
-        match scan.tail {
-            Tail::Clean => {}
-            Tail::Torn(what) if is_last => {
-                tracing::info!(
-                    name: "log.torn-tail",
-                    path = %path,
-                    end_offset = scan.end_offset.0,
-                    bytes = size - scan.good_bytes,
-                    what = %what
-                );
+        let bytes = file.read_at(0, size as usize).await;
+        let bytes = bytes.map_err(LogError::io(&path))?;
+        let scan = segment::scan(&bytes, base, owner);
+        let torn = match scan.tail {
+            Tail::Clean => None,
+            Tail::Unbegun if is_last => return Ok(None),
+            Tail::Torn { what, until } if is_last => Some(Torn {
+                from: scan.good_bytes,
+                to: size,
+                until,
+                what,
+            }),
+            Tail::Unbegun => return Err(damaged(path, 0, base, "it is cut off".into())),
+            Tail::Torn { what, .. } | Tail::Damaged(what) => {
+                return Err(damaged(path, scan.good_bytes, scan.end_offset, what))
             }
-            Tail::Torn(what) | Tail::Damaged(what) => {
-                return Err(LogError::Damaged {
-                    path,
-                    position: scan.good_bytes,
-                    offset: scan.end_offset,
-                    what,
-                })
-            }
-        }
-        if is_last {
-            let good = &bytes[..scan.good_bytes as usize];
-            let rewritten = crate::host::replace_file(disk, &path, good).await;
-            rewritten.map_err(LogError::io(&path))?;
-            file = disk.open(&path).await.map_err(LogError::io(&path))?;
-        }
+        };
         let news = (scan.entries.iter()).filter(|entry| entry.header.base_offset >= known_until);
         for entry in news {
             let marker = match entry.header.control {
@@ -156,6 +168,8 @@ impl Inner {
             };
             self.producers.apply(&entry.header, marker.as_ref());
         }
+        let producers = scan.entries.iter().map(|entry| entry.header.producer);
+        self.newest_producer = self.newest_producer.max(producers.max());
         self.end_offset = scan.end_offset;
         self.segments.push(Segment {
             path,
@@ -163,7 +177,84 @@ impl Inner {
             bytes: scan.good_bytes,
             entries: scan.entries,
         });
+        Ok(Some(Last { bytes, torn }))
+    }
+
+    /// Compares what is there with what was durable.
+    fn check_whole(
+        &self,
+        folder: &str,
+        snapshot_at: Offset,
+        expected: Expected,
+        torn: Option<&Torn>,
+    ) -> Result<(), LogError> {
+        let last = self.segments.last();
+        let base = last.map(Segment::base);
+        let missing = |base: Offset| LogError::Missing {
+            path: format!("{folder}/{}", segment::file_name(base)),
+            what: format!("records from offset {base} on were in it"),
+        };
+        let noted = expected.note().unwrap_or(Note {
+            segment: Offset(0),
+            end: Offset(0),
+        });
+        if expected.note().is_some() && base < Some(noted.segment) {
+            return Err(missing(noted.segment));
+        }
+        if base.is_none() && snapshot_at > Offset(0) {
+            return Err(missing(self.start_offset));
+        }
+        let position = last.map_or(0, |last| last.bytes);
+        let path = || last.map_or(folder, |last| &last.path).to_owned();
+        let until = snapshot_at.max(noted.end);
+        let end = self.end_offset;
+        if end < until {
+            let found = torn.map_or("it ends here", |torn| &torn.what);
+            let what = format!("records before offset {until} were durable; {found}");
+            return Err(damaged(path(), position, end, what));
+        }
+        let is_more = end > noted.end || base > Some(noted.segment) || torn.is_some();
+        if matches!(expected, Expected::Exactly(_)) && is_more {
+            let found = torn.map_or("more records", |torn| &torn.what);
+            let what = format!(
+                "the broker was stopped when the partition ended at offset {}; what follows is: {found}",
+                noted.end
+            );
+            return Err(damaged(path(), position, end, what));
+        }
         Ok(())
+    }
+
+    /// Cuts what is torn off the last segment, and makes the rest durable.
+    async fn settle_last(&mut self, last: Last) -> Result<(), LogError> {
+        let segment = self.segments.last().expect("it was loaded");
+        let io = |error| LogError::io(&segment.path)(error);
+        let good = &last.bytes[..segment.bytes as usize];
+        if let Some(torn) = last.torn {
+            tracing::warn!(
+                name: "log.torn-tail",
+                path = %segment.path,
+                end_offset = self.end_offset.0,
+                until_offset = torn.until.map(|until| until.0),
+                from = torn.from,
+                to = torn.to,
+                bytes = torn.to - torn.from,
+                what = %torn.what,
+                "what a crash has left after the last durable record is cut off; it was never acknowledged"
+            );
+            segment.file.truncate(segment.bytes).await.map_err(io)?;
+        }
+        segment.file.write_at(0, good).await.map_err(io)?;
+        segment.file.sync().await.map_err(io)
+    }
+}
+
+fn damaged(path: String, position: u64, offset: Offset, what: String) -> LogError {
+    LogError::Damaged {
+        path,
+        position,
+        offset,
+        what,
     }
 }
 
@@ -171,12 +262,8 @@ impl Inner {
 fn marker_at(bytes: &Bytes, entry: &Entry, path: &str) -> Result<Marker, LogError> {
     let from = entry.position as usize;
     let batch = bytes.slice(from..from + entry.header.bytes);
-    let damaged = |what: String| LogError::Damaged {
-        path: path.to_owned(),
-        position: entry.position,
-        offset: entry.header.base_offset,
-        what,
-    };
+    let (position, offset) = (entry.position, entry.header.base_offset);
+    let damaged = |what: String| damaged(path.to_owned(), position, offset, what);
     let batches = batch::decode(&batch).map_err(|error| damaged(error.to_string()))?;
     match batches.first().map(|batch| &batch.body) {
         Some(Body::Control(marker)) => Ok(*marker),

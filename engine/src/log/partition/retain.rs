@@ -4,7 +4,7 @@ use super::{AppendError, Partition, Segment};
 use crate::{
     host::Disk,
     ids::Offset,
-    log::{producers::Producers, segment, snapshot, LogError},
+    log::{producers::Producers, segment, small_file, LogError},
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +36,8 @@ impl Partition {
         let mut bytes: u64 = inner.segments.iter().map(|segment| segment.bytes).sum();
         let stable = self.synced.get().stable;
         let mut gone = 0;
-        for segment in &inner.segments[..inner.segments.len() - 1] {
+        let ended = inner.segments.len().saturating_sub(1);
+        for segment in &inner.segments[..ended] {
             let newest = segment
                 .entries
                 .iter()
@@ -51,7 +52,8 @@ impl Partition {
             bytes -= segment.bytes;
             gone += 1;
         }
-        if gone == 0 || self.synced.get().failed {
+        let synced = self.synced.get();
+        if gone == 0 || synced.failed || synced.stopped {
             return Ok(());
         }
         // The snapshot must not know more than the disk: everything in it is synced first.
@@ -63,7 +65,7 @@ impl Partition {
             return Err(error.into());
         }
         self.reach(&mut inner, end);
-        let start = base_of(&inner.segments[gone]);
+        let start = inner.segments[gone].base();
         let producers = inner.producers.retained(start, silent_since_ms);
         // From here on it may be found after a restart.
         self.say_state(end, &producers, "retaining");
@@ -73,9 +75,11 @@ impl Partition {
             producers,
         };
         let path = format!("{}/{SNAPSHOT_FILE}", self.folder);
-        let written = snapshot::write(&*self.disk, &path, &snapshot).await;
-        // Whether the old snapshot or the new one is there is unknown now.
-        written.inspect_err(|_| self.give_up())?;
+        match small_file::write(&*self.disk, &path, &snapshot).await {
+            Err(LogError::Unchanged { source, .. }) => return Err(AppendError::NotStored(source)),
+            // Whether the old snapshot or the new one is there is unknown now.
+            written => written.inspect_err(|_| self.give_up())?,
+        }
         inner.producers.become_retained(snapshot.producers);
         inner.start_offset = start;
         let removed: Vec<Segment> = inner.segments.drain(..gone).collect();
@@ -86,14 +90,9 @@ impl Partition {
             start_offset = start.0
         );
         self.tell_state(&inner, "retained");
-        let removed: Vec<Offset> = removed.iter().map(base_of).collect();
+        let removed: Vec<Offset> = removed.iter().map(Segment::base).collect();
         Ok(remove_segments(&*self.disk, &self.folder, &removed).await?)
     }
-}
-
-fn base_of(segment: &Segment) -> Offset {
-    let name = segment.path.rsplit('/').next().unwrap_or_default();
-    segment::base_of(name).expect("a segment's name")
 }
 
 pub(super) async fn remove_segments(

@@ -1,0 +1,181 @@
+//! What is noted of the partitions outside of their own folders: that they were used, where their last segments begin,
+//! and how far they were durable. So what is cut off or missing later is seen.
+//!
+//! It is written soon after a segment has begun: then a partition has at least what the note says. It is written once
+//! more, to another file, when the broker is stopped: then it has exactly that. The next start renames that file back
+//! before anybody is served, which takes no room.
+
+use super::Broker;
+use crate::{
+    host::Disk,
+    log::{
+        partition::{Expected, Note, Partition},
+        small_file, LogError, TopicPartition,
+    },
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard,
+    },
+};
+
+/// What every partition that was used has at least.
+pub(super) const PARTITIONS_FILE: &str = "partitions";
+/// What they have exactly, after a clean stop.
+pub const STOPPED_FILE: &str = "partitions.stopped";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Noted {
+    note: Note,
+    exact: bool,
+}
+
+type All = BTreeMap<String, BTreeMap<i32, Noted>>;
+
+/// The notes of a broker.
+pub(super) struct Notes {
+    known: Mutex<All>,
+    /// Held by who writes them, from what is written on: nobody forgets a topic meanwhile.
+    writing: tokio::sync::Mutex<()>,
+    /// A segment has begun that is not noted yet.
+    begun: Arc<AtomicBool>,
+}
+
+impl Notes {
+    /// Reads the notes. Returns `None` if there are none.
+    pub async fn open(disk: &dyn Disk) -> Result<Option<Notes>, LogError> {
+        let notes = |known| Notes {
+            known: Mutex::new(known),
+            writing: tokio::sync::Mutex::default(),
+            begun: Arc::default(),
+        };
+        let stopped = small_file::read_as::<All>(disk, STOPPED_FILE, PARTITIONS_FILE).await?;
+        if let Some(known) = stopped {
+            let renamed = disk.rename(STOPPED_FILE, PARTITIONS_FILE).await;
+            renamed.map_err(LogError::io(STOPPED_FILE))?;
+            disk.sync_dir("").await.map_err(LogError::io(""))?;
+            return Ok(Some(notes(known)));
+        }
+        let Some(mut known) = small_file::read::<All>(disk, PARTITIONS_FILE).await? else {
+            return Ok(None);
+        };
+        let all = known.values_mut().flat_map(BTreeMap::values_mut);
+        all.for_each(|noted| noted.exact = false);
+        Ok(Some(notes(known)))
+    }
+
+    /// Begins to take notes.
+    pub async fn create(disk: &dyn Disk) -> Result<Notes, LogError> {
+        small_file::write(disk, PARTITIONS_FILE, &All::default()).await?;
+        Ok(Notes {
+            known: Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
+            begun: Arc::default(),
+        })
+    }
+
+    /// Forgets some partitions, durably.
+    pub async fn forget(
+        &self,
+        disk: &dyn Disk,
+        without: &[TopicPartition],
+    ) -> Result<(), LogError> {
+        let _writing = self.writing.lock().await;
+        let mut known = self.known().clone();
+        for of in without {
+            known
+                .get_mut(&of.topic)
+                .and_then(|topic| topic.remove(&of.partition.0));
+        }
+        if known != *self.known() {
+            small_file::write(disk, PARTITIONS_FILE, &known).await?;
+            *self.known() = known;
+        }
+        Ok(())
+    }
+
+    fn known(&self) -> MutexGuard<'_, All> {
+        self.known.lock().expect("no change panics")
+    }
+
+    fn note(&self, of: &TopicPartition, note: Note, exact: bool) {
+        let mut known = self.known();
+        let topic = known.entry(of.topic.clone()).or_default();
+        topic.insert(of.partition.0, Noted { note, exact });
+    }
+
+    /// What is noted of a partition that is to be opened.
+    pub fn expected(&self, of: &TopicPartition) -> Expected {
+        let known = self.known();
+        let noted = known
+            .get(&of.topic)
+            .and_then(|topic| topic.get(&of.partition.0));
+        match noted {
+            None => Expected::Nothing,
+            Some(Noted { note, exact: false }) => Expected::AtLeast(*note),
+            Some(Noted { note, exact: true }) => Expected::Exactly(*note),
+        }
+    }
+
+    /// Whoever begins a segment sets this.
+    pub fn begun(&self) -> Arc<AtomicBool> {
+        self.begun.clone()
+    }
+}
+
+impl Broker {
+    /// Notes what has begun since the last note.
+    pub(super) async fn note_partitions(&self) {
+        if !self.notes.begun.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let _writing = self.notes.writing.lock().await;
+        for (of, partition) in self.open_partitions().await {
+            if let Some(note) = partition.note().await {
+                self.notes.note(&of, note, false);
+            }
+        }
+        let known = self.notes.known().clone();
+        let written = small_file::write(&*self.host.disk, PARTITIONS_FILE, &known).await;
+        if let Err(error) = written {
+            // What is noted is true, whether it is the old note or the new one.
+            tracing::info!(name: "broker.note-waits", %error);
+            self.notes.begun.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets the partitions of a topic whose files are gone, durably.
+    pub(super) async fn forget_notes(&self, topic: &str) -> Result<(), LogError> {
+        let _writing = self.notes.writing.lock().await;
+        let mut known = self.notes.known().clone();
+        if known.remove(topic).is_some() {
+            small_file::write(&*self.host.disk, PARTITIONS_FILE, &known).await?;
+            self.notes.known().remove(topic);
+        }
+        Ok(())
+    }
+
+    /// Ends the partitions, and notes durably where: nothing is appended from here on.
+    pub(super) async fn stop(&self) -> Result<(), LogError> {
+        let _deleting = self.deleting.lock().await;
+        let _writing = self.notes.writing.lock().await;
+        self.stopped.store(true, Ordering::Relaxed);
+        for (of, partition) in self.open_partitions().await {
+            if let Some(note) = partition.stop().await? {
+                self.notes.note(&of, note, true);
+            }
+        }
+        let (disk, known) = (&*self.host.disk, self.notes.known().clone());
+        small_file::write_as(disk, STOPPED_FILE, PARTITIONS_FILE, &known).await
+    }
+
+    /// The partitions that are open, in their order.
+    async fn open_partitions(&self) -> Vec<(TopicPartition, Arc<Partition>)> {
+        let partitions = self.partitions.lock().await;
+        let all = partitions.iter();
+        all.map(|(of, open)| (of.clone(), open.clone())).collect()
+    }
+}
