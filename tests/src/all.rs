@@ -47,6 +47,10 @@ mod log;
 #[cfg(madsim)]
 mod deletion;
 
+/// Damage at rest: refused by name, repaired, or harmless.
+#[cfg(madsim)]
+mod damage;
+
 /// Each version of each request is answered.
 #[cfg(madsim)]
 mod versions;

@@ -1,6 +1,6 @@
 //! Topics that come and go: whatever their partitions hold, and whoever deletes them at once.
 
-use crate::stage::{addresses, play};
+use crate::stage::{act, addresses, play};
 use engine::{
     ids::{Offset, PartitionId},
     log::{
@@ -11,6 +11,8 @@ use engine::{
     record::NewRecord,
 };
 use futures::future::join_all;
+use sim::{Trigger, What};
+use std::time::Duration;
 
 const BROKERS: usize = 3;
 const PARTITIONS: i32 = 6;
@@ -87,7 +89,7 @@ fn a_topic_goes_while_it_is_written() {
         let cluster = Cluster::new(host, addresses(BROKERS));
         cluster.ensure_topic("t", PARTITIONS).await.unwrap();
         let config = ProducerConfig {
-            delivery_timeout: std::time::Duration::from_secs(2),
+            delivery_timeout: Duration::from_secs(2),
             ..ProducerConfig::default()
         };
         let producer = Producer::new(cluster.clone(), config).await;
@@ -101,5 +103,76 @@ fn a_topic_goes_while_it_is_written() {
             let _ = sent.await;
         }
         check_gone(&cluster, BROKERS, "t").await;
+    });
+}
+
+/// The broker starts although its disk is full, and what is deleted makes room.
+#[test]
+fn a_topic_goes_from_a_full_disk() {
+    const FULL: Duration = Duration::from_secs(40);
+    const BEGUN_AGAIN: Duration = Duration::from_secs(60);
+    let node = || "broker-0".to_owned();
+    let at = |time: Duration| Trigger::Time(time.as_millis() as u64);
+    let faults = [
+        (
+            at(FULL),
+            What::NoSpace {
+                node: node(),
+                lasts: 500_000,
+            },
+        ),
+        (
+            at(FULL + Duration::from_secs(2)),
+            What::Crash {
+                node: node(),
+                down: 1000,
+            },
+        ),
+    ];
+    act(1, &faults, |host| async move {
+        let begun = tokio::time::Instant::now();
+        // So new that nothing goes because of its age, which would make room, too.
+        let record = || NewRecord {
+            timestamp_ms: host.clock.now_ms(),
+            ..record()
+        };
+        let cluster = Cluster::new(host.clone(), addresses(1));
+        let producer = Producer::new(cluster.clone(), ProducerConfig::default()).await;
+        for topic in ["large", "kept"] {
+            cluster.ensure_topic(topic, 1).await.unwrap();
+            for _ in 0..100 {
+                let sent = producer.send(&of(topic, 0), record()).await;
+                sent.await.unwrap();
+            }
+        }
+        assert!(begun.elapsed() < FULL, "before the disk is full");
+        tokio::time::sleep_until(begun + BEGUN_AGAIN).await;
+        let end = cluster.end_offset(&of("kept", 0)).await;
+        assert_eq!(end.unwrap(), Offset(100), "it has started");
+        let config = ProducerConfig {
+            delivery_timeout: Duration::from_secs(5),
+            ..ProducerConfig::default()
+        };
+        let mut refused = 0;
+        // The reserve is for the small files alone, but what is left of it is room like any other.
+        for _ in 0..40 {
+            let writer = Producer::new(cluster.clone(), config.clone()).await;
+            let large = NewRecord {
+                value: Some(vec![7; 3000].into()),
+                ..record()
+            };
+            let sent = writer.send(&of("kept", 0), large).await;
+            refused += u32::from(sent.await.is_err());
+            if refused == 2 {
+                break;
+            }
+        }
+        assert_eq!(refused, 2, "the disk is full");
+        let deleted = cluster.delete_topic("large");
+        let deleted = tokio::time::timeout(Duration::from_secs(20), deleted).await;
+        deleted.expect("a topic can be deleted");
+        let writer = Producer::new(cluster.clone(), config).await;
+        let sent = writer.send(&of("kept", 0), record()).await;
+        sent.await.expect("there is room again");
     });
 }

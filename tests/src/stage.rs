@@ -9,8 +9,8 @@ use engine::{
 use futures::future::LocalBoxFuture;
 use sim::{
     objects::{self, Shelf},
-    run, Amount, Findings, Ledger, Limits, Plan, Promise, Scenario, Seed, Shape, Verdict, Workload,
-    World,
+    run, Amount, Fault, Findings, Ledger, Limits, Plan, Promise, Scenario, Seed, Shape, Trigger,
+    Verdict, What, Workload, World,
 };
 use std::{
     future::Future,
@@ -37,7 +37,7 @@ pub fn addresses(brokers: usize) -> Vec<String> {
     (0..brokers).map(|id| format!("broker-{id}:9092")).collect()
 }
 
-/// Runs `body` on a node of a world that also has an object store and so many brokers.
+/// Runs `body` on a node of a world that also has an object store and so many brokers, in forty worlds.
 pub fn play<F>(brokers: usize, body: impl Fn(Host) -> F + Send + Sync + 'static)
 where
     F: Future<Output = ()> + 'static,
@@ -49,6 +49,27 @@ where
         let report = run(&stage, &plan, &Limits::default());
         assert_eq!(report.verdict, Verdict::Clean, "seed {seed}");
     }
+}
+
+/// Like [`play`], in one world, to which this happens.
+pub fn act<F>(
+    brokers: usize,
+    faults: &[(Trigger, What)],
+    body: impl Fn(Host) -> F + Send + Sync + 'static,
+) where
+    F: Future<Output = ()> + 'static,
+{
+    let body: Body = Arc::new(move |host| Box::pin(body(host)));
+    let stage: Arc<dyn Workload> = Arc::new(Stage { brokers, body });
+    let mut plan = run::draw(&*stage, Seed(0));
+    let faults = faults.iter().cloned();
+    plan.faults = faults.map(|(at, what)| Fault { at, what }).collect();
+    let limits = Limits {
+        faults_max: Duration::from_secs(600),
+        ..Limits::default()
+    };
+    let report = run(&stage, &plan, &limits);
+    assert_eq!(report.verdict, Verdict::Clean);
 }
 
 impl Workload for Stage {

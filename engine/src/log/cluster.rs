@@ -386,21 +386,27 @@ impl Cluster {
         }
     }
 
+    /// Asks one broker to delete a topic; its error code.
+    pub async fn delete_topic_at(&self, address: &str, topic: &str) -> Result<i16, CallError> {
+        let connection = self.connect(address).await?;
+        let request = DeleteTopicsRequest::default()
+            .with_topic_names(vec![name(topic)])
+            .with_timeout_ms(REQUEST_TIMEOUT.as_millis() as i32);
+        let answer = connection.call(&request).await?;
+        let topic = answer.responses.first();
+        Ok(
+            topic.map_or(ResponseError::UnknownServerError.code(), |topic| {
+                topic.error_code
+            }),
+        )
+    }
+
     /// Deletes a topic, or finds that it does not exist. Tries until it is told either.
     pub async fn delete_topic(&self, topic: &str) {
         loop {
             for address in &self.0.bootstrap {
-                let request = DeleteTopicsRequest::default()
-                    .with_topic_names(vec![name(topic)])
-                    .with_timeout_ms(REQUEST_TIMEOUT.as_millis() as i32);
-                let Ok(connection) = self.connect(address).await else {
-                    continue;
-                };
-                let Ok(answer) = connection.call(&request).await else {
-                    continue;
-                };
-                let code = answer.responses.first().map(|result| result.error_code);
-                if matches!(code, Some(0 | UNKNOWN_TOPIC)) {
+                let asked = self.delete_topic_at(address, topic).await;
+                if matches!(asked, Ok(0 | UNKNOWN_TOPIC)) {
                     return;
                 }
             }

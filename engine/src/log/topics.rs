@@ -36,16 +36,20 @@ pub struct Topics {
     disk: Arc<dyn Disk>,
     known: Mutex<Known>,
     /// How many deletions this broker has been told of since it began.
-    deletions: AtomicU64,
+    told: AtomicU64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Known {
     /// How many partitions each topic has.
     topics: BTreeMap<String, i32>,
-    /// Topics that were deleted, and whose files may still be there.
+    /// Topics that were deleted, and whose files may still be there: which deletion it was.
     #[serde(default)]
-    deleted: BTreeMap<String, i32>,
+    deleted: BTreeMap<String, u64>,
+    /// The number of the last deletion: the first broker counts them. The others carry them out in this order, and none
+    /// of them twice: a request that comes late must not delete a new topic of this name.
+    #[serde(default)]
+    deletions: u64,
 }
 
 /// What became of a wish to create a topic.
@@ -71,7 +75,7 @@ impl Topics {
         Ok(Topics {
             disk,
             known: Mutex::new(known),
-            deletions: AtomicU64::new(0),
+            told: AtomicU64::new(0),
         })
     }
 
@@ -92,7 +96,7 @@ impl Topics {
 
     /// How many deletions this broker has been told of: see [`Topics::learn`].
     pub fn deletions(&self) -> u64 {
-        self.deletions.load(Ordering::Relaxed)
+        self.told.load(Ordering::Relaxed)
     }
 
     /// Takes note of a topic that the first broker was asked about when there had been `deletions`. Returns `false` if
@@ -137,16 +141,29 @@ impl Topics {
     }
 
     /// Takes note that a topic is deleted, durably before the first of its files goes. It cannot be added
-    /// again before [`Topics::forget`]. Returns how many partitions it had; `None` if it is not known here.
-    pub async fn delete(&self, topic: &str) -> Result<Option<i32>, LogError> {
+    /// again before [`Topics::forget`]. `number` is that of the deletion, as the first broker has it; without one,
+    /// this is the first broker. Returns whether files may be left; `None` if there is no such topic.
+    pub async fn delete(&self, topic: &str, number: Option<u64>) -> Result<Option<bool>, LogError> {
         let mut known = self.known.lock().await;
-        self.deletions.fetch_add(1, Ordering::Relaxed);
-        let mut next = known.clone();
-        if let Some(partitions) = next.topics.remove(topic) {
-            next.deleted.insert(topic.to_owned(), partitions);
-            self.replace(&mut known, next).await?;
+        self.told.fetch_add(1, Ordering::Relaxed);
+        if known.deleted.contains_key(topic) {
+            return Ok(Some(true));
         }
-        Ok(known.deleted.get(topic).copied())
+        let is_there = known.topics.contains_key(topic);
+        let number = match number {
+            None if !is_there => return Ok(None),
+            None => known.deletions + 1,
+            // It was carried out before, and what has this name now is another topic.
+            Some(number) if number <= known.deletions => return Ok(Some(false)),
+            Some(number) => number,
+        };
+        let mut next = known.clone();
+        next.deletions = number;
+        if next.topics.remove(topic).is_some() {
+            next.deleted.insert(topic.to_owned(), number);
+        }
+        self.replace(&mut known, next).await?;
+        Ok(Some(is_there))
     }
 
     /// The files of a deleted topic are gone.
@@ -157,14 +174,15 @@ impl Topics {
         self.replace(&mut known, next).await
     }
 
-    /// The deleted topics whose files may still be there.
-    pub async fn deleted(&self) -> Vec<(String, i32)> {
+    /// The deleted topics whose files may still be there, in the order of their deletions, which is told with them.
+    pub async fn deleted(&self) -> Vec<(String, u64)> {
         let known = self.known.lock().await;
-        known
-            .deleted
-            .iter()
-            .map(|(topic, count)| (topic.clone(), *count))
-            .collect()
+        let deleted = known.deleted.iter();
+        let mut deleted: Vec<_> = deleted
+            .map(|(topic, number)| (topic.clone(), *number))
+            .collect();
+        deleted.sort_by_key(|(_, number)| *number);
+        deleted
     }
 
     async fn replace(&self, known: &mut Known, next: Known) -> Result<(), LogError> {

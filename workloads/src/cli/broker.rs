@@ -126,7 +126,7 @@ pub(super) fn explain(error: &BrokerError, dir: &Path) -> String {
         return format!("{}: {error}", dir.display());
     };
     let what_to_do = match &**damage {
-        LogError::Io { .. } => return format!("{}: {error}", dir.display()),
+        LogError::Io { .. } | LogError::Unchanged { .. } => return format!("{}: {error}", dir.display()),
         LogError::DamagedFile { path, .. } if path == STOPPED_FILE => {
             "Bring the file back from a copy; or remove it: the broker then starts as after a crash, and takes \
              what is cut off the end of a partition for what was never acknowledged."

@@ -110,7 +110,9 @@ impl Ghost {
     /// A broker has ended. What it refuses because of damage is named; what its disk did not do is not.
     pub fn broker_ended(&self, world: &World, node: &str, error: &BrokerError) {
         let is_named = match error {
-            BrokerError::Log(error) => !matches!(**error, LogError::Io { .. }),
+            BrokerError::Log(error) => {
+                !matches!(**error, LogError::Io { .. } | LogError::Unchanged { .. })
+            }
             BrokerError::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
         };
         if is_named {

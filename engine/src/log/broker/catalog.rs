@@ -221,9 +221,10 @@ impl Broker {
         request: DeleteTopicsRequest,
     ) -> DeleteTopicsResponse {
         let mut results = Vec::new();
-        let from_peer = request.timeout_ms == FROM_PEER_MS;
+        // Nobody tells the first broker.
+        let number = number_of(request.timeout_ms).filter(|_| self.config.id.0 != 0);
         for name in request.topic_names {
-            let deleted = self.delete_topic(&name, from_peer).await;
+            let deleted = self.delete_topic(&name, number).await;
             results.push(
                 DeletableTopicResult::default()
                     .with_name(Some(name))
@@ -236,22 +237,20 @@ impl Broker {
     async fn delete_topic(
         self: &Arc<Self>,
         name: &TopicName,
-        from_peer: bool,
+        number: Option<u64>,
     ) -> Result<(), ResponseError> {
         if is_internal(name) {
             return Err(ResponseError::InvalidTopicException);
         }
-        if !from_peer && self.config.id.0 != 0 {
+        if number.is_none() && self.config.id.0 != 0 {
             let request = delete_request(name, FROM_USER_MS);
             let answer = self.ask(0, &request, DELETE_TOPICS_VERSION).await;
             return first_error(answer.ok());
         }
         let (broker, topic) = (self.clone(), name.to_string());
-        let deleted = to_its_end(async move { broker.delete_here(&topic).await });
+        let deleted = to_its_end(async move { broker.delete_here(&topic, number).await });
         match deleted.await {
             Ok(Deleted::Gone) => Ok(()),
-            // A broker that has never heard of it has nothing to remove.
-            Ok(Deleted::Unknown) if from_peer => Ok(()),
             Ok(Deleted::Unknown) => Err(ResponseError::UnknownTopicOrPartition),
             Ok(Deleted::Later) => Err(ResponseError::RequestTimedOut),
             // Nothing was noted, and nothing is removed.
@@ -264,8 +263,13 @@ impl Broker {
     }
 
     /// Has another broker remove what it has of a topic.
-    pub(super) async fn delete_at(&self, peer: usize, topic: &str) -> Result<(), ResponseError> {
-        let request = delete_request(&name(topic), FROM_PEER_MS);
+    pub(super) async fn delete_at(
+        &self,
+        peer: usize,
+        topic: &str,
+        number: u64,
+    ) -> Result<(), ResponseError> {
+        let request = delete_request(&name(topic), timeout_of(number));
         let answer = self.ask(peer, &request, DELETE_TOPICS_VERSION).await;
         first_error(answer.ok())
     }
@@ -329,8 +333,20 @@ impl Broker {
 
 const DELETE_TOPICS_VERSION: i16 = 5;
 const FROM_USER_MS: i32 = 5000;
-/// A broker that deletes a topic at another one says so with this time-out, which no user has.
+/// The first broker tells the others the number of a deletion in its time-out: so little has no user.
 const FROM_PEER_MS: i32 = i32::MIN;
+const DELETIONS_MAX: u64 = 1 << 30;
+
+fn timeout_of(number: u64) -> i32 {
+    assert!(number < DELETIONS_MAX, "{number} topics were deleted");
+    FROM_PEER_MS + number as i32
+}
+
+/// The number of a deletion, if the first broker asks for it.
+fn number_of(timeout_ms: i32) -> Option<u64> {
+    let number = u64::from(timeout_ms.abs_diff(FROM_PEER_MS));
+    (number < DELETIONS_MAX).then_some(number)
+}
 
 fn delete_request(topic: &TopicName, timeout_ms: i32) -> DeleteTopicsRequest {
     DeleteTopicsRequest::default()

@@ -23,10 +23,18 @@ pub(super) enum Deleted {
 }
 
 impl Broker {
-    /// Deletes a topic here and, if this is the first broker, everywhere.
-    pub(super) async fn delete_here(self: &Arc<Self>, topic: &str) -> Result<Deleted, LogError> {
-        if self.topics.delete(topic).await?.is_none() {
-            return Ok(Deleted::Unknown);
+    /// Deletes a topic here and, if this is the first broker, everywhere. `number`: see [`Topics::delete`].
+    ///
+    /// [`Topics::delete`]: crate::log::topics::Topics::delete
+    pub(super) async fn delete_here(
+        self: &Arc<Self>,
+        topic: &str,
+        number: Option<u64>,
+    ) -> Result<Deleted, LogError> {
+        match self.topics.delete(topic, number).await? {
+            None => return Ok(Deleted::Unknown),
+            Some(false) => return Ok(Deleted::Gone),
+            Some(true) => {}
         }
         self.remove_deleted().await?;
         let mut left = self.topics.deleted().await.into_iter();
@@ -53,28 +61,28 @@ impl Broker {
     /// Removes what deleted topics have left; one at a time does it. Returns whether all of it is gone.
     async fn remove_deleted(self: &Arc<Self>) -> Result<bool, LogError> {
         let _turn = self.deleting.lock().await;
-        let mut all_gone = true;
-        for (topic, _) in self.topics.deleted().await {
-            match self.remove_at_others(&topic).await {
-                true => match self.remove_topic(&topic).await {
-                    // Later: there is no room for the note.
-                    Err(LogError::Unchanged { .. }) => all_gone = false,
-                    removed => removed?,
-                },
-                false => all_gone = false,
+        for (topic, number) in self.topics.deleted().await {
+            // The others carry them out in their order.
+            if !self.remove_at_others(&topic, number).await {
+                return Ok(false);
+            }
+            match self.remove_topic(&topic).await {
+                // Later: there is no room for the note.
+                Err(LogError::Unchanged { .. }) => return Ok(false),
+                removed => removed?,
             }
         }
-        Ok(all_gone)
+        Ok(true)
     }
 
     /// Whether all brokers that this one decides for have removed what they had of a topic.
-    async fn remove_at_others(&self, topic: &str) -> bool {
+    async fn remove_at_others(&self, topic: &str, number: u64) -> bool {
         let others = match self.config.id.0 {
             0 => 1..self.config.brokers.len(),
             _ => 0..0,
         };
         for other in others {
-            if let Err(error) = self.delete_at(other, topic).await {
+            if let Err(error) = self.delete_at(other, topic, number).await {
                 tracing::info!(name: "broker.deletion-waits", topic, other, %error);
                 return false;
             }
@@ -83,6 +91,7 @@ impl Broker {
     }
 
     async fn remove_topic(self: &Arc<Self>, topic: &str) -> Result<(), LogError> {
+        tracing::info!(name: "broker.topic-deleted", topic);
         let mut closing = Vec::new();
         // No partition of it is opened after this: see `open_partition`.
         self.partitions.lock().await.retain(|key, open| {
@@ -103,9 +112,9 @@ impl Broker {
             synced => synced.map_err(LogError::io(LOG_FOLDER))?,
         }
         self.forget_notes(topic).await?;
-        self.topics.forget(topic).await?;
+        // Before the name is free again.
         tracing::info!(name: "broker.topic-removed", topic);
-        Ok(())
+        self.topics.forget(topic).await
     }
 }
 
