@@ -11,6 +11,7 @@
 
 mod attempt;
 mod config;
+mod pauses;
 pub(crate) mod protocol;
 mod roll;
 
@@ -18,9 +19,11 @@ pub use config::JobConfig;
 
 use crate::{
     checkpoint::{
+        recovery::Beginning,
         store::{Begun, StoreError},
         Complete, Entry, JobShape, Store,
     },
+    failure::Failure,
     graph::WindowJob,
     guarantee::{Chain, Refused},
     host::Host,
@@ -28,12 +31,15 @@ use crate::{
     link::{self, Token},
     log::cluster::Cluster,
     sink::{recover::Recovery, SinkError, SinkKind},
+    source::MISSING_AFTER,
     state::stable_hash,
 };
 use attempt::{Attempt, Ending};
+use futures::{select_biased, FutureExt};
+use pauses::Pauses;
 use protocol::{Hello, StoppedAt};
 use roll::Roll;
-use std::{io, time::Duration};
+use std::{future::Future, io, time::Duration};
 use tokio::time::Instant;
 
 /// What the names of source tasks begin with.
@@ -76,8 +82,19 @@ pub enum JobError {
     #[error("halted: {0}")]
     Halted(String),
     /// Its objects cannot be used, however often that is tried.
-    #[error("the job's objects: {0}")]
+    #[error("the job's objects: {0}. {remedy}", remedy = remedy(&Failure::from(.0)))]
     Objects(StoreError),
+    /// A task of it cannot go on, however often that is tried: see [`Failure::remedy`].
+    #[error("{task}: {failure}. {remedy}", remedy = remedy(.failure))]
+    Task {
+        /// Which task, or what works for it.
+        task: String,
+        /// Why.
+        failure: Failure,
+    },
+    /// A topic that it has read from or written to is not there any more.
+    #[error("topic {0} is not there, and the job has used it. {remedy}", remedy = remedy(&Failure::Input(String::new())))]
+    Missing(String),
     /// A topic has not as many partitions as the job is to write to.
     #[error("topic {topic} has {there} partitions, the job has {wanted} for it")]
     Partitions {
@@ -106,12 +123,8 @@ pub(crate) enum AttemptError {
     #[error(transparent)]
     Recovery(#[from] SinkError),
     /// A task.
-    #[error("{task}: {error}")]
-    Task {
-        task: String,
-        error: String,
-        gone: bool,
-    },
+    #[error("{task}: {failure}")]
+    Task { task: String, failure: Failure },
     /// A worker.
     #[error("worker {0} is lost: {1}")]
     Lost(String, String),
@@ -132,9 +145,25 @@ impl AttemptError {
         match self {
             AttemptError::Recovery(SinkError::Gone(why)) => Some(why.clone()),
             AttemptError::Task {
-                error, gone: true, ..
-            } => Some(error.clone()),
+                failure: Failure::Gone(why),
+                ..
+            } => Some(why.clone()),
             _ => None,
+        }
+    }
+
+    /// What the job gives up with, if another attempt cannot help before somebody has done something.
+    fn giving_up(self) -> Result<JobError, AttemptError> {
+        match self {
+            AttemptError::Store(error) | AttemptError::Recovery(SinkError::Store(error))
+                if error.is_definite() =>
+            {
+                Ok(JobError::Objects(error))
+            }
+            AttemptError::Task { task, failure } if failure.remedy().is_some() => {
+                Ok(JobError::Task { task, failure })
+            }
+            error => Err(error),
         }
     }
 
@@ -157,8 +186,44 @@ impl AttemptError {
     }
 }
 
-/// Between two attempts of one coordinator.
+fn remedy(failure: &Failure) -> &'static str {
+    failure.remedy().unwrap_or("Start the job again")
+}
+
+/// Between two tries of what is no attempt.
 const PAUSE: Duration = Duration::from_millis(300);
+/// What takes longer is said, each time that it has taken so long again.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// Asks the object store until there is a definite answer.
+async fn told<T, F>(ask: impl Fn() -> F) -> Result<T, JobError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let asking = async {
+        loop {
+            match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) if error.is_definite() => return Err(JobError::Objects(error)),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    };
+    aloud("the object store", asking).await
+}
+
+/// Does something that may take long, and says in its log who is waited for.
+async fn aloud<T>(whom: &str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work.fuse());
+    loop {
+        select_biased! {
+            done = work => return done,
+            () = tokio::time::sleep(SAY_EVERY).fuse() => {
+                tracing::warn!(name: "job.waits", whom, "the job waits for {whom}");
+            }
+        }
+    }
+}
 
 impl<S, T, K, A> WindowJob<S, T, K, A> {
     /// The links of this job's chain, if it is run with `config`.
@@ -212,7 +277,14 @@ impl<S, T, K, A> WindowJob<S, T, K, A> {
             cluster,
             store,
         };
-        coordinator.run(listen).await
+        let ended = coordinator.run(listen).await;
+        if let Err(error @ (JobError::Objects(_) | JobError::Task { .. } | JobError::Missing(_))) =
+            &ended
+        {
+            let why = error.to_string();
+            tracing::error!(name: "job.gave-up", why, "the job gives up: {error}");
+        }
+        ended
     }
 }
 
@@ -240,8 +312,10 @@ impl Coordinating<'_> {
             let listener = host.net.listen(listen).await;
             let listener = listener.map_err(|error| JobError::Listen(listen.to_owned(), error))?;
             let mut roll = Roll::new(listener, token, self.shape.clone(), self.config);
+            let mut pauses = Pauses::default();
             // As long as nobody else takes over, this process goes on.
             loop {
+                let begun = Instant::now();
                 match self.attempt(&mut roll).await {
                     Ok(ended) => {
                         if let Ok(ended) = ended {
@@ -250,37 +324,37 @@ impl Coordinating<'_> {
                         return ended;
                     }
                     Err(error) if error.is_fenced() => break,
-                    Err(AttemptError::Store(error)) if error.is_definite() => {
-                        return Err(JobError::Objects(error));
+                    Err(error) => {
+                        let (because, error) = match error.giving_up() {
+                            Ok(given_up) => return Err(given_up),
+                            Err(error) => (error.because(), error.to_string()),
+                        };
+                        let pause = pauses.after(begun.elapsed());
+                        let pause_ms = pause.as_millis() as u64;
+                        tracing::warn!(
+                            name: "job.tries-again",
+                            because,
+                            error,
+                            pause_ms,
+                            "an attempt {because}: {error}; the next one begins in {pause_ms} ms"
+                        );
+                        roll.meanwhile(tokio::time::sleep(pause)).await;
                     }
-                    Err(_) => {}
                 }
-                tokio::time::sleep(PAUSE).await;
             }
         }
     }
 
     /// What opens this job's ports; drawn, if it begins here.
     async fn token(&self) -> Result<Token, JobError> {
-        loop {
-            match self.store.identify(self.cluster.host()).await {
-                Ok(identity) => return Ok(identity.token()),
-                Err(error) if error.is_definite() => return Err(JobError::Objects(error)),
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            }
-        }
+        let identity = told(|| self.store.identify(self.cluster.host())).await?;
+        Ok(identity.token())
     }
 
     /// Aborts what tasks have begun behind the end of the job. Their attempt is over, and nobody may come after it.
     async fn sweep_after(&self, ended: Ended) -> Result<(), JobError> {
         let (Ended::Stopped(checkpoint) | Ended::Finished(checkpoint)) = ended;
-        let complete = loop {
-            match self.store.complete(checkpoint).await {
-                Ok(complete) => break complete,
-                Err(error) if error.is_definite() => return Err(JobError::Objects(error)),
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            }
-        };
+        let complete = told(|| self.store.complete(checkpoint)).await?;
         self.check_shape(&complete)?;
         let attempt = complete.manifest().attempt;
         let attempts = attempt..AttemptId(attempt.0 + 1);
@@ -298,7 +372,8 @@ impl Coordinating<'_> {
 
     /// One attempt, until it is over or the job is.
     async fn attempt(&self, roll: &mut Roll) -> Result<Result<Ended, JobError>, AttemptError> {
-        let (partitions, begun) = match roll.meanwhile(self.begin()).await? {
+        let beginning = aloud("brokers, topics and the object store", self.begin());
+        let (partitions, begun) = match roll.meanwhile(beginning).await? {
             Ok(begun) => begun,
             Err(error) => return Ok(Err(error)),
         };
@@ -341,9 +416,15 @@ impl Coordinating<'_> {
 
     /// Begins an attempt; with how many partitions the input has.
     async fn begin(&self) -> Result<Result<(usize, Begun), JobError>, StoreError> {
-        let partitions = self.cluster.partitions(self.topic).await as usize;
+        let newest = self.store.newest().await?;
+        let behind = Beginning::behind(newest.as_ref().map(|(_, entry)| entry));
+        let has_checkpoints = behind != Beginning::From(None);
+        let partitions = match self.partitions(self.topic, has_checkpoints).await {
+            Ok(partitions) => partitions as usize,
+            Err(error) => return Ok(Err(error)),
+        };
         if self.config.sink != SinkKind::Objects {
-            if let Err(error) = self.ensure_topics().await {
+            if let Err(error) = self.ensure_topics(has_checkpoints).await {
                 return Ok(Err(error));
             }
         }
@@ -392,13 +473,36 @@ impl Coordinating<'_> {
         }
     }
 
-    /// The topics that it writes to are there, with as many partitions as it expects.
-    async fn ensure_topics(&self) -> Result<(), JobError> {
+    /// How many partitions a topic has. One that is not there may be new, unless the job has used it before.
+    async fn partitions(&self, topic: &str, used: bool) -> Result<i32, JobError> {
+        let mut missing_since = None;
+        loop {
+            match self.cluster.ask_partitions(topic).await {
+                Some(Some(partitions)) => return Ok(partitions),
+                Some(None) => {
+                    let since = *missing_since.get_or_insert_with(Instant::now);
+                    if used && since.elapsed() >= MISSING_AFTER {
+                        return Err(JobError::Missing(topic.to_owned()));
+                    }
+                }
+                None => missing_since = None,
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The topics that it writes to are there, with as many partitions as it expects. Those that it has used are not
+    /// created again: what it has written to them would be missed by nobody.
+    async fn ensure_topics(&self, used: bool) -> Result<(), JobError> {
         let wanted = self.config.partitions;
         for topic in [&self.config.dead_letter_topic, &self.config.output_topic] {
-            let ensured = self.cluster.ensure_topic(topic, wanted).await;
-            let there =
-                ensured.map_err(|error| JobError::Config(format!("topic {topic}: {error}")))?;
+            let there = match used {
+                true => self.partitions(topic, used).await?,
+                false => {
+                    let ensured = self.cluster.ensure_topic(topic, wanted).await;
+                    ensured.map_err(|error| JobError::Config(format!("topic {topic}: {error}")))?
+                }
+            };
             if there != wanted {
                 return Err(JobError::Partitions {
                     topic: topic.clone(),
@@ -418,13 +522,7 @@ impl Coordinating<'_> {
         let takeover_after = self.config.takeover_after;
         let poll = takeover_after / 6;
         let moment = Duration::from_millis(stable_hash(&instance) % SPREAD_MS);
-        let newest = loop {
-            match self.store.newest().await {
-                Ok(newest) => break newest,
-                Err(error) if error.is_definite() => return Err(JobError::Objects(error)),
-                Err(_) => tokio::time::sleep(poll).await,
-            }
-        };
+        let newest = told(|| self.store.newest()).await?;
         let (mut next, mut last) = match newest {
             None => (0, None),
             Some((number, entry)) => (number + 1, Some(entry)),

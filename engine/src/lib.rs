@@ -21,7 +21,7 @@
 //! | [`source`], [`operator`] | partitions in; decode, event time, filter, dedup, window |
 //! | [`checkpoint`] | coordinator, manifest log, and `Complete`, the right to commit |
 //! | [`sink`] | write, prepare, commit, abort, recover: objects, transactional, idempotent, append |
-//! | [`task`], [`worker`], [`job`] | one running operator; those of one process; attempts, fencing, standing by |
+//! | [`failure`], [`task`], [`worker`], [`job`] | whether another try can help; one running operator; those of one process; attempts, fencing, standing by |
 //!
 //! A job says what it does, and what it claims; a claim that its chain does not keep is refused:
 //!
@@ -72,6 +72,7 @@ pub mod source;
 pub mod operator;
 pub mod checkpoint;
 pub mod sink;
+pub mod failure;
 pub mod task;
 pub mod worker;
 pub mod job;

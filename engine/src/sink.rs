@@ -86,6 +86,19 @@ pub enum SinkError {
     /// A transaction.
     #[error(transparent)]
     Transaction(#[from] TransactionError),
+    /// A row that no topic takes.
+    #[error(
+        "a row for {topic} of {bytes} bytes, with key `{key}`; a record may have {}",
+        crate::log::producer::RECORD_BYTES_MAX
+    )]
+    TooLarge {
+        /// Where it was to go.
+        topic: String,
+        /// Its key, or the beginning of it.
+        key: String,
+        /// How large it is.
+        bytes: usize,
+    },
     /// What a complete checkpoint has prepared can never be committed: output is missing, and the job must not go
     /// on as if it were not.
     #[error("{0}")]

@@ -29,6 +29,8 @@ use serde::{de::DeserializeOwned, Deserialize, Serialize};
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 
+/// A topic that the job reads or writes, and that brokers do not know for so long, is missing.
+pub(crate) const MISSING_AFTER: Duration = Duration::from_secs(60);
 /// Polls that are read ahead.
 const READ_AHEAD: usize = 2;
 
@@ -83,7 +85,8 @@ where
             self.stage.restore(state.stage);
             self.position = state.position;
         }
-        let consumer = Consumer::new(self.cluster.clone(), self.from.clone(), self.position);
+        let consumer = Consumer::new(self.cluster.clone(), self.from.clone(), self.position)
+            .missing_after(MISSING_AFTER);
         let (sender, mut polled) = mpsc::channel(READ_AHEAD);
         let _reading = Part(tokio::spawn(read_ahead(consumer, sender)));
         self.advance(self.stage.watermark()).await?;
@@ -239,7 +242,12 @@ async fn read_ahead(mut consumer: Consumer, sender: mpsc::Sender<Polled>) {
     }
 }
 
-/// A record that cannot be used, as a row of output: what it was, why, and where it is.
+/// No more than so much of a payload is in its dead letter: where it is whole stands beside it.
+const PAYLOAD_BYTES_MAX: usize = 64 << 10;
+/// No more than so much of a reason.
+const REASON_BYTES_MAX: usize = 1 << 10;
+
+/// A record that cannot be used, as a row of output: what it was, or how it began; why; and where it is.
 fn dead_letter(from: &TopicPartition, record: &Record, reject: &Reject) -> Row {
     let reason = reject.reason();
     tracing::info!(
@@ -249,13 +257,16 @@ fn dead_letter(from: &TopicPartition, record: &Record, reject: &Reject) -> Row {
         reason = %reason
     );
     let payload = record.value.as_deref().unwrap_or_default();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let (value, encoding) = match std::str::from_utf8(payload) {
-        Ok(text) => (text.to_owned(), "text"),
-        Err(_) => (
-            payload.iter().map(|byte| format!("{byte:02x}")).collect(),
-            "hex",
+        Ok(text) => (
+            text[..text.floor_char_boundary(PAYLOAD_BYTES_MAX)].to_owned(),
+            "text",
         ),
+        Err(_) => (hex(&payload[..payload.len().min(PAYLOAD_BYTES_MAX)]), "hex"),
     };
+    let mut reason = reason;
+    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
     Row {
         key: format!("{from}@{}", record.offset),
         value,
@@ -265,6 +276,7 @@ fn dead_letter(from: &TopicPartition, record: &Record, reject: &Reject) -> Row {
             ("source".to_owned(), from.to_string()),
             ("offset".to_owned(), record.offset.to_string()),
             ("encoding".to_owned(), encoding.to_owned()),
+            ("bytes".to_owned(), payload.len().to_string()),
         ],
     }
 }

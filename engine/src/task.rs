@@ -7,6 +7,7 @@ use crate::{
         Complete, Store, TaskName, TaskSnapshot,
     },
     exchange::{EdgeClosed, Inputs},
+    failure::Failure,
     graph::{Fold, ToRow},
     ids::{CheckpointId, EventTime, Offset, PartitionId},
     log::consumer::FetchError,
@@ -57,12 +58,7 @@ pub(crate) enum Report {
     /// Its input has ended, and it has said so to all behind it.
     Finished { task: TaskName },
     /// It cannot go on.
-    Failed {
-        task: TaskName,
-        error: String,
-        /// Output is gone: no attempt must go on.
-        gone: bool,
-    },
+    Failed { task: TaskName, failure: Failure },
 }
 
 /// Why a task cannot go on. Its attempt ends.
@@ -89,8 +85,15 @@ pub enum TaskError {
 }
 
 impl TaskError {
-    fn is_gone(&self) -> bool {
-        matches!(self, TaskError::Sink(SinkError::Gone(_)))
+    fn failure(&self) -> Failure {
+        match self {
+            TaskError::Store(error) => error.into(),
+            TaskError::Sink(error) => error.into(),
+            TaskError::Fetch(error) => error.into(),
+            error @ (TaskError::Edge(_) | TaskError::Barriers(_) | TaskError::Ended(_)) => {
+                Failure::Passing(error.to_string())
+            }
+        }
     }
 }
 
@@ -160,8 +163,7 @@ pub(crate) fn start(mut task: impl Task, link: TaskLink) -> Running {
         if let Some(Err(error)) = error {
             let failed = Report::Failed {
                 task: name,
-                gone: error.is_gone(),
-                error: error.to_string(),
+                failure: error.failure(),
             };
             // If the worker has ended, nobody needs to know.
             let _ = reports.send(failed).await;

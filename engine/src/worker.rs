@@ -9,6 +9,7 @@ mod switchboard;
 use crate::{
     checkpoint::Store,
     exchange::{self, remote, EdgeId, Input, Inputs, Output, Outputs},
+    failure::Failure,
     graph::WindowJob,
     guarantee::Guarantee,
     host::Host,
@@ -222,12 +223,15 @@ where
                                 .try_for_each(|control| {
                                     tell(control, Control::Complete(complete.clone()))
                                 })
-                                .map_err(|error| error.to_string()),
-                            Ok(_) => Err("another attempt has completed it".into()),
-                            Err(error) => Err(error.to_string()),
+                                .map_err(|error| Failure::Passing(error.to_string())),
+                            Ok(_) => {
+                                let why = "another attempt has completed it";
+                                Err(Failure::Passing(why.to_owned()))
+                            }
+                            Err(error) => Err(Failure::from(&error)),
                         };
-                        if let Err(error) = told {
-                            fail(&report, &format!("checkpoint {checkpoint}"), error).await;
+                        if let Err(failure) = told {
+                            fail(&report, &format!("checkpoint {checkpoint}"), failure).await;
                         }
                     })));
                 }
@@ -374,7 +378,8 @@ where
             edges.parts.push(Part(tokio::spawn(async move {
                 let carried = async { begin.carry(within(silence, dial).await?).await };
                 if let Err(error) = carried.await {
-                    fail(&report, &format!("edges to {address}"), error.to_string()).await;
+                    let failure = Failure::Passing(error.to_string());
+                    fail(&report, &format!("edges to {address}"), failure).await;
                 }
             })));
         }
@@ -443,11 +448,10 @@ fn tell(task: &mpsc::Sender<Control>, what: Control) -> io::Result<()> {
     }
 }
 
-async fn fail(report: &mpsc::Sender<Report>, task: &str, error: String) {
+async fn fail(report: &mpsc::Sender<Report>, task: &str, failure: Failure) {
     let failed = Report::Failed {
         task: task.to_owned(),
-        error,
-        gone: false,
+        failure,
     };
     // If the worker has left its coordinator, nobody needs to know.
     let _ = report.send(failed).await;

@@ -36,6 +36,8 @@ mod real_broker;
 /// A pipeline for real, as a process that is killed and begun again.
 #[cfg(not(madsim))]
 mod real_run;
+
+/// How such a run ends: with a whole table, or with what is missing.
 #[cfg(not(madsim))]
 mod run_ends;
 
@@ -66,6 +68,18 @@ mod moves;
 /// Money moves in transactions, and the sum never changes.
 #[cfg(madsim)]
 mod transfer;
+
+/// A small job, for a test in a stage.
+#[cfg(madsim)]
+mod small_job;
+
+/// What ends a job with what to do, and what is tried again.
+#[cfg(madsim)]
+mod job_errors;
+
+/// Whatever is damaged of a job's objects is refused by name, repaired, or harmless.
+#[cfg(madsim)]
+mod job_damages;
 
 /// Plans that once failed.
 #[cfg(madsim)]

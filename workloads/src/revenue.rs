@@ -10,6 +10,7 @@ pub mod feed;
 pub mod sample;
 pub mod oracle;
 pub mod pipeline;
+pub mod table;
 #[cfg(madsim)]
 pub mod ghost;
 #[cfg(madsim)]

@@ -1,9 +1,10 @@
 //! One attempt, as its coordinator sees it.
 
 use super::{
+    aloud,
     protocol::{Deployment, Placed, ToWorker},
     roll::{Event, Roll, WorkerNumber},
-    source_name, window_name, AttemptError, Coordinating,
+    source_name, window_name, AttemptError, Coordinating, PAUSE,
 };
 use crate::{
     checkpoint::{
@@ -11,9 +12,11 @@ use crate::{
         store::{self, StoreError},
         Complete,
     },
+    failure::Failure,
     ids::{CheckpointId, Offset, PartitionId},
     log::TopicPartition,
     sink::SinkError,
+    source::MISSING_AFTER,
     task::{Part, Report},
 };
 use futures::{select_biased, FutureExt};
@@ -43,8 +46,9 @@ impl Attempt<'_> {
             self.recover().await?;
             self.ends().await
         };
+        let beginning = aloud("what the attempts before have left in the log", beginning);
         let until = roll.meanwhile(beginning).await?;
-        let workers = self.gather(roll).await;
+        let workers = aloud("workers", self.gather(roll)).await;
         if self.begun.is_fenced().await? {
             return Err(StoreError::Fenced(self.begun.next().0).into());
         }
@@ -86,10 +90,41 @@ impl Attempt<'_> {
         let mut ends = Vec::new();
         for index in 0..self.partitions {
             let of = TopicPartition::new(self.job.topic, PartitionId(index as i32));
-            let end = self.job.cluster.stable_offset(&of).await;
-            ends.push(end.map_err(|error| AttemptError::Log(error.to_string()))?);
+            ends.push(self.end_of(&of).await?);
         }
         Ok(Some(ends))
+    }
+
+    /// Where a partition of the input ends: not before what was read of it. A leader may not know all of it at once; but
+    /// if that lasts, it is gone.
+    async fn end_of(&self, of: &TopicPartition) -> Result<Offset, AttemptError> {
+        let restored = self.restored.as_ref();
+        let read = restored.and_then(|complete| {
+            let position = complete
+                .manifest()
+                .positions()
+                .get(&of.partition)
+                .copied()?;
+            Some((complete.checkpoint(), position))
+        });
+        let asked = Instant::now();
+        loop {
+            let end = self.job.cluster.stable_offset(of).await;
+            let end = end.map_err(|error| AttemptError::Log(error.to_string()))?;
+            let Some((checkpoint, position)) = read.filter(|(_, position)| end < *position) else {
+                return Ok(end);
+            };
+            if asked.elapsed() >= MISSING_AFTER {
+                let what = format!(
+                    "{of} ends at {end}, and checkpoint {checkpoint} has read up to {position}"
+                );
+                return Err(AttemptError::Task {
+                    task: source_name(of.partition.0 as usize),
+                    failure: Failure::Input(what),
+                });
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Waits for workers: for as many as there should be, or for at least one when that takes too long.
@@ -226,8 +261,8 @@ impl Attempt<'_> {
                 }
                 Some(Event::Lost(..)) => {}
                 Some(Event::Report(number, _)) if !members.contains(&number) => {}
-                Some(Event::Report(_, Report::Failed { task, error, gone })) => {
-                    return Err(AttemptError::Task { task, error, gone });
+                Some(Event::Report(_, Report::Failed { task, failure })) => {
+                    return Err(AttemptError::Task { task, failure });
                 }
                 Some(Event::Report(_, Report::Finished { task })) => {
                     running.remove(&task);

@@ -330,13 +330,25 @@ impl Cluster {
     /// How many partitions a topic has. Tries until it is told; an unknown topic may be new.
     pub async fn partitions(&self, topic: &str) -> i32 {
         loop {
-            for address in &self.0.bootstrap {
-                if let Ok(Some(partitions)) = self.partitions_of(address, topic).await {
-                    return partitions;
-                }
+            if let Some(Some(partitions)) = self.ask_partitions(topic).await {
+                return partitions;
             }
             tokio::time::sleep(BACKOFF).await;
         }
+    }
+
+    /// How many partitions a topic has, as the first broker says that knows it: `Some(None)` if those that answered know of
+    /// none, nothing if nobody has answered.
+    pub async fn ask_partitions(&self, topic: &str) -> Option<Option<i32>> {
+        let mut told = None;
+        for address in &self.0.bootstrap {
+            match self.partitions_of(address, topic).await {
+                Ok(Some(partitions)) => return Some(Some(partitions)),
+                Ok(None) => told = Some(None),
+                Err(_) => {}
+            }
+        }
+        told
     }
 
     /// Asks one broker to create a topic; its error code.

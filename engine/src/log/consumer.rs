@@ -4,7 +4,7 @@
 //! transactions among it were aborted; leaving those out is its own work, as for every client of Kafka.
 
 use super::{
-    cluster::{name, Cluster, BACKOFF},
+    cluster::{name, Cluster, ClusterError, BACKOFF},
     connection::SharedConnection,
     partition::Isolation,
     TopicPartition,
@@ -22,6 +22,7 @@ use kafka_protocol::{
     },
 };
 use std::{collections::BTreeSet, time::Duration};
+use tokio::time::Instant;
 
 /// A fetch returns at most about this much.
 const FETCH_BYTES_MAX: i32 = 1 << 20;
@@ -39,6 +40,12 @@ pub enum FetchError {
         of: String,
         /// Which position.
         position: Offset,
+    },
+    /// It is not there, and was not for a while.
+    #[error("{of} is not there any more: no broker knows it")]
+    Missing {
+        /// Which partition.
+        of: String,
     },
     /// What is there cannot be read: it is damaged, or compressed in a way that we do not know.
     #[error("{of} at offset {position}: {what}")]
@@ -59,6 +66,9 @@ pub struct Consumer {
     isolation: Isolation,
     position: Offset,
     wait: Duration,
+    /// A partition that is not there for so long is missing; nothing: it is waited for.
+    missing_after: Option<Duration>,
+    missing_since: Option<Instant>,
     connection: Option<SharedConnection>,
 }
 
@@ -81,6 +91,8 @@ impl Consumer {
             isolation,
             position,
             wait: FETCH_WAIT,
+            missing_after: None,
+            missing_since: None,
             connection: None,
         }
     }
@@ -88,6 +100,12 @@ impl Consumer {
     /// Waits so long for a record, instead of about a second.
     pub fn waiting(mut self, wait: Duration) -> Self {
         self.wait = wait;
+        self
+    }
+
+    /// Gives up on a partition that brokers do not know for so long, instead of waiting for it.
+    pub fn missing_after(mut self, after: Duration) -> Self {
+        self.missing_after = Some(after);
         self
     }
 
@@ -114,10 +132,24 @@ impl Consumer {
     /// The next batches, headers and markers included, for who looks at the log itself; a reader of committed
     /// records does not get those that were aborted.
     pub async fn poll_batches(&mut self) -> Result<Vec<Batch>, FetchError> {
-        match self.fetch().await {
+        let fetched = self.fetch().await;
+        let since = match fetched {
+            Err(Trouble::Unknown) => Some(self.missing_since.unwrap_or_else(Instant::now)),
+            _ => None,
+        };
+        self.missing_since = since;
+        match fetched {
             Ok(batches) => Ok(batches),
             Err(Trouble::Fatal(error)) => Err(error),
-            Err(Trouble::Later) => {
+            Err(Trouble::Unknown)
+                if since.map(|since| since.elapsed())
+                    >= self.missing_after.or(Some(Duration::MAX)) =>
+            {
+                Err(FetchError::Missing {
+                    of: self.of.to_string(),
+                })
+            }
+            Err(Trouble::Later | Trouble::Unknown) => {
                 self.connection = None;
                 self.cluster.forget_leader(&self.of);
                 tokio::time::sleep(BACKOFF).await;
@@ -131,7 +163,12 @@ impl Consumer {
             Some(connection) => connection.clone(),
             None => {
                 let connected = self.cluster.connect_leader(&self.of).await;
-                let connection = connected.map_err(|_| Trouble::Later)?;
+                let connection = connected.map_err(|error| match error {
+                    ClusterError::Refused(ResponseError::UnknownTopicOrPartition) => {
+                        Trouble::Unknown
+                    }
+                    _ => Trouble::Later,
+                })?;
                 self.connection.insert(connection).clone()
             }
         };
@@ -151,6 +188,7 @@ impl Consumer {
                     position: self.position,
                 }))
             }
+            Some(ResponseError::UnknownTopicOrPartition) => return Err(Trouble::Unknown),
             Some(_) => return Err(Trouble::Later),
         }
         let bytes = partition.records.unwrap_or_default();
@@ -228,5 +266,7 @@ fn leave_out_aborted(batches: &mut Vec<Batch>, mut aborted: Vec<(Offset, Produce
 
 enum Trouble {
     Later,
+    /// Nobody whom it has asked knows the partition.
+    Unknown,
     Fatal(FetchError),
 }

@@ -102,6 +102,19 @@ struct Order {
     told: oneshot::Sender<Delivered>,
 }
 
+impl Order {
+    fn bytes(&self) -> usize {
+        let len = |field: &Option<Bytes>| field.as_ref().map_or(0, Bytes::len);
+        let headers = self.record.headers.iter();
+        let headers = headers.map(|(name, value)| name.len() + value.len());
+        len(&self.record.key) + len(&self.record.value) + headers.sum::<usize>()
+    }
+}
+
+/// A record is at most this large, or the records of a batch together: brokers take no batch of more than 1,048,588
+/// bytes, unless they are told to.
+pub const RECORD_BYTES_MAX: usize = 1_000_000;
+
 impl Producer {
     /// A new producer with an id of its own. Tries until a broker gives it one.
     pub async fn new(cluster: Cluster, config: ProducerConfig) -> Producer {
@@ -186,6 +199,7 @@ impl Lanes {
             within: self.within.clone(),
             config: self.config.clone(),
             next: Sequence(0),
+            held: None,
             unacked: VecDeque::new(),
             connection: None,
         };
@@ -203,6 +217,8 @@ struct Lane {
     within: Option<Within>,
     config: ProducerConfig,
     next: Sequence,
+    /// What was too much for the newest batch.
+    held: Option<Order>,
     /// Batches without an answer, in the order of their sequences. Those in flight come first.
     unacked: VecDeque<Batch>,
     connection: Option<SharedConnection>,
@@ -228,10 +244,12 @@ impl Lane {
         while open || !self.unacked.is_empty() {
             self.fly().await;
             let room = self.unacked.len() < IN_FLIGHT_MAX;
+            let held = &mut self.held;
             let order = async {
-                match open && room {
-                    true => orders.recv().await,
-                    false => std::future::pending().await,
+                match (open && room, held.is_some()) {
+                    (true, true) => held.take(),
+                    (true, false) => orders.recv().await,
+                    (false, _) => std::future::pending().await,
                 }
             };
             let event = select_biased! {
@@ -312,11 +330,19 @@ impl Lane {
 
     /// Makes a batch of the first order and those that come while it lingers. Whether that went well.
     async fn gather(&mut self, first: Order, orders: &mut mpsc::Receiver<Order>) -> bool {
+        let mut bytes = first.bytes();
         let mut batch = vec![first];
         let until = Instant::now() + self.config.linger;
         while batch.len() < self.config.batch_records_max {
             match orders.try_recv() {
-                Ok(order) => batch.push(order),
+                Ok(order) => {
+                    bytes += order.bytes();
+                    if bytes > RECORD_BYTES_MAX {
+                        self.held = Some(order);
+                        break;
+                    }
+                    batch.push(order);
+                }
                 Err(_) if Instant::now() >= until || orders.is_closed() => break,
                 Err(_) => tokio::time::sleep_until(until).await,
             }

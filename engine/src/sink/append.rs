@@ -51,7 +51,7 @@ impl Sink for Append {
         self.count += rows.len() as u64;
         match self.when {
             When::AtOnce => {
-                let sent = self.producer.send(&self.topic, rows).await;
+                let sent = self.producer.send(&self.topic, rows).await?;
                 self.in_flight.extend(sent);
             }
             When::Complete => self.rows.extend(rows),
@@ -78,7 +78,7 @@ impl Sink for Append {
     fn commit(&mut self, complete: &Complete) -> Phase<()> {
         let ready = self.waiting.ready(complete).flatten().collect();
         let (producer, topic) = (self.producer.clone(), self.topic.clone());
-        Box::pin(async move { producer.send(&topic, ready).await.arrive().await })
+        Box::pin(async move { producer.send(&topic, ready).await?.arrive().await })
     }
 
     async fn abort(&mut self) {}

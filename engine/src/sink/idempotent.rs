@@ -11,7 +11,7 @@ use super::{
     OnDemand, OutputTopic, Phase, Prepared, Row, Sink, SinkError, Waiting,
 };
 use crate::{
-    checkpoint::{store::StoreError, Complete, Store, TaskName},
+    checkpoint::{Complete, Store, TaskName},
     ids::CheckpointId,
     record::Record,
 };
@@ -51,19 +51,16 @@ impl Idempotent {
         producer: &OnDemand,
         topic: &OutputTopic,
     ) -> Result<(), SinkError> {
-        let rows = read_rows(store, object).await;
-        let rows = rows.map_err(|error| match error {
-            StoreError::Damaged { .. } => SinkError::Gone(error.to_string()),
-            // It may well be there.
-            error => SinkError::Store(error),
-        })?;
-        producer.send(topic, rows).await.arrive().await
+        let rows = read_rows(store, object).await?;
+        producer.send(topic, rows).await?.arrive().await
     }
 }
 
 #[async_trait]
 impl Sink for Idempotent {
     async fn write(&mut self, rows: Vec<Row>) -> Result<(), SinkError> {
+        // Once it is prepared, it must be written.
+        rows.iter().try_for_each(|row| self.topic.check(row))?;
         self.rows.extend(rows);
         Ok(())
     }
@@ -85,7 +82,7 @@ impl Sink for Idempotent {
     fn commit(&mut self, complete: &Complete) -> Phase<()> {
         let ready = self.waiting.ready(complete).flatten().collect();
         let (producer, topic) = (self.producer.clone(), self.topic.clone());
-        Box::pin(async move { producer.send(&topic, ready).await.arrive().await })
+        Box::pin(async move { producer.send(&topic, ready).await?.arrive().await })
     }
 
     async fn abort(&mut self) {}

@@ -6,7 +6,7 @@ use crate::{
     ids::PartitionId,
     log::{
         cluster::Cluster,
-        producer::{Delivered, Producer, ProducerConfig},
+        producer::{Delivered, Producer, ProducerConfig, RECORD_BYTES_MAX},
         TopicPartition,
     },
     record::NewRecord,
@@ -33,7 +33,8 @@ pub const PANE: &str = "pane";
 
 impl OutputTopic {
     /// The row as a record, and its partition: rows with the same key share one.
-    pub(super) fn record(&self, row: Row) -> (TopicPartition, NewRecord) {
+    pub(super) fn record(&self, row: Row) -> Result<(TopicPartition, NewRecord), SinkError> {
+        self.check(&row)?;
         let partition = stable_hash(&row.key) % self.partitions as u64;
         let to = TopicPartition::new(&self.name, PartitionId(partition as i32));
         let mut headers = vec![(PANE.to_owned(), Bytes::from(row.pane.to_string()))];
@@ -45,7 +46,24 @@ impl OutputTopic {
             headers,
             timestamp_ms: self.clock.now_ms(),
         };
-        (to, record)
+        Ok((to, record))
+    }
+
+    /// Refuses a row that no topic takes.
+    pub(super) fn check(&self, row: &Row) -> Result<(), SinkError> {
+        let headers = row
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + value.len());
+        let bytes = row.key.len() + row.value.len() + headers.sum::<usize>();
+        match bytes > RECORD_BYTES_MAX {
+            false => Ok(()),
+            true => Err(SinkError::TooLarge {
+                topic: self.name.clone(),
+                key: row.key.chars().take(100).collect(),
+                bytes,
+            }),
+        }
     }
 }
 
@@ -68,15 +86,19 @@ impl OnDemand {
     }
 
     /// Sends rows.
-    pub(super) async fn send(&self, topic: &OutputTopic, rows: Vec<Row>) -> InFlight {
+    pub(super) async fn send(
+        &self,
+        topic: &OutputTopic,
+        rows: Vec<Row>,
+    ) -> Result<InFlight, SinkError> {
         let mut sent = InFlight::default();
         for row in rows {
             let new = || Producer::new(self.cluster.clone(), self.config.clone());
             let producer = self.producer.get_or_init(new).await;
-            let (to, record) = topic.record(row);
+            let (to, record) = topic.record(row)?;
             sent.0.push(Box::pin(producer.send(&to, record).await));
         }
-        sent
+        Ok(sent)
     }
 }
 

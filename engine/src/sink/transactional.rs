@@ -143,7 +143,7 @@ impl Sink for Transactional {
         let producer = self.current.as_mut().expect("just begun");
         self.rows += rows.len() as u64;
         for row in rows {
-            let (to, record) = self.topic.record(row);
+            let (to, record) = self.topic.record(row)?;
             producer.send(&to, record).await?;
         }
         Ok(())

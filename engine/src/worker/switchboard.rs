@@ -3,6 +3,7 @@
 use super::{fail, Directions};
 use crate::{
     exchange::remote::Ends,
+    failure::Failure,
     host::{Listener, Net},
     ids::AttemptId,
     link::{self, garbage, Token},
@@ -105,7 +106,7 @@ async fn answer<M: DeserializeOwned + Send + 'static>(
             fail(
                 &report,
                 &format!("edges from worker {}", dial.from),
-                error.to_string(),
+                Failure::Passing(error.to_string()),
             )
             .await;
         }

@@ -1,6 +1,6 @@
 //! `run`: a pipeline for real, with broker, job and sink in one process.
 //!
-//! It ends with exit code 0 only when the table is whole, and counted ([`table`]). Told to stop (ctrl-C, SIGTERM), it ends
+//! It ends with exit code 0 only when the table is whole, and counted ([`Output`]). Told to stop (ctrl-C, SIGTERM), it ends
 //! behind a savepoint, with the code that a shell gives for that signal. The same command goes on from wherever an
 //! earlier one has come to, and from the end, if the file has grown.
 
@@ -11,6 +11,7 @@ use super::{broker, BadInput, RunArguments};
 use crate::revenue::{
     feed::{Fed, Feed, Input, Progress},
     pipeline::revenue,
+    table::{NotWhole, Output},
     DEAD_LETTERS, EVENTS, SUMS,
 };
 use engine::{
@@ -35,7 +36,6 @@ use futures::{future::BoxFuture, select_biased, FutureExt};
 use object_store::local::LocalFileSystem;
 use progress::show;
 use std::{cell::Cell, io, sync::Arc, time::Duration};
-use table::{NotWhole, Table};
 use tokio::signal::unix::{signal, Signal, SignalKind};
 
 /// Brokers of others have answered by then, or never will.
@@ -146,16 +146,22 @@ impl Run<'_> {
                     return Ok(how.code);
                 }
             }
-            match Table::read(&self, &cluster).await {
+            let output = Output {
+                store: &self.store,
+                cluster: &cluster,
+                config: &self.config,
+            };
+            match output.table().await {
                 Ok(table) => {
-                    table.print(self.arguments.json);
+                    table::print(&table, self.arguments.json);
                     Ok(0)
                 }
-                Err(NotWhole::Missing(error)) => Err(error),
-                Err(NotWhole::Miscounted(what)) => {
-                    anstream::eprintln!("error: {what}");
+                Err(NotWhole::Objects(error)) => Err(self.damaged(&error)),
+                Err(error @ NotWhole::Miscounted { .. }) => {
+                    anstream::eprintln!("error: {error}");
                     Ok(1)
                 }
+                Err(error) => Err(BadInput::new(error)),
             }
         };
         select_biased! {

@@ -147,6 +147,8 @@ impl Seen {
                 // The manifest may be durable before the coordinator is told so: then its event comes later, or never.
                 // What is not complete in the end is found there.
             }
+            // Whatever strikes, nothing is there that does not heal: nobody may give up.
+            "job.gave-up" => self.found(Kind::Halted, text("why")),
             "producer.initialized" => {
                 let (id, by) = (text("id"), (said.node.to_owned(), said.incarnation));
                 self.testimony.compared += 1;
