@@ -10,6 +10,7 @@
 //! | [`reserve`] | room for what frees room, on a disk that is full |
 //! | [`partition`] | segments in a row; appends, group sync, reads, retention |
 //! | [`fold`] | a coordinator's state: what its partition says, and nothing else |
+//! | [`configs`] | pure: what a topic can be configured with |
 //! | [`topics`] | which topics there are, and who leads which partition |
 //! | [`broker`], [`server`] | several brokers, each leading some partitions; their connections |
 //! | [`connection`], [`cluster`] | the client's side: pipelined requests, leaders, coordinators |
@@ -28,6 +29,7 @@ pub mod small_file;
 pub mod reserve;
 pub mod partition;
 pub mod fold;
+pub mod configs;
 pub mod topics;
 pub mod broker;
 pub mod server;

@@ -12,6 +12,7 @@ pub mod frame;
 #[cfg(test)]
 mod fuzz;
 mod guarded;
+pub mod oversize;
 mod records;
 pub(crate) mod skeleton;
 pub mod validate;
@@ -36,10 +37,10 @@ pub struct Api {
 pub const PRODUCE_VERSION_ADVERTISED: i16 = 0;
 
 /// All requests that we speak.
-pub const APIS: [Api; 28] = [
+pub const APIS: [Api; 35] = [
     api(ApiKey::Produce, 3, 12, 9),
-    api(ApiKey::Fetch, 4, 12, 12),
-    api(ApiKey::ListOffsets, 1, 7, 6),
+    api(ApiKey::Fetch, 4, 18, 12),
+    api(ApiKey::ListOffsets, 1, 10, 6),
     api(ApiKey::Metadata, 1, 12, 9),
     api(ApiKey::OffsetCommit, 2, 9, 8),
     api(ApiKey::OffsetFetch, 1, 8, 6),
@@ -52,15 +53,23 @@ pub const APIS: [Api; 28] = [
     api(ApiKey::ListGroups, 0, 4, 3),
     api(ApiKey::ApiVersions, 0, 3, 3),
     api(ApiKey::CreateTopics, 2, 7, 5),
-    api(ApiKey::DeleteTopics, 1, 5, 4),
+    api(ApiKey::DeleteTopics, 1, 6, 4),
+    api(ApiKey::DeleteRecords, 0, 2, 2),
     api(ApiKey::InitProducerId, 0, 5, 2),
+    api(ApiKey::OffsetForLeaderEpoch, 2, 4, 4),
     api(ApiKey::AddPartitionsToTxn, 0, 5, 3),
     api(ApiKey::AddOffsetsToTxn, 0, 4, 3),
     api(ApiKey::EndTxn, 0, 5, 3),
     api(ApiKey::WriteTxnMarkers, 1, 1, 1),
     api(ApiKey::TxnOffsetCommit, 0, 5, 3),
     api(ApiKey::DescribeConfigs, 1, 4, 4),
+    api(ApiKey::AlterConfigs, 0, 2, 2),
+    api(ApiKey::DescribeLogDirs, 1, 4, 2),
+    api(ApiKey::CreatePartitions, 0, 3, 2),
     api(ApiKey::DeleteGroups, 0, 2, 2),
+    api(ApiKey::IncrementalAlterConfigs, 0, 1, 1),
+    // It never got a flexible version.
+    api(ApiKey::OffsetDelete, 0, 0, 1),
     api(ApiKey::DescribeCluster, 0, 1, 0),
     api(ApiKey::DescribeProducers, 0, 0, 0),
     api(ApiKey::DescribeTransactions, 0, 0, 0),

@@ -53,6 +53,10 @@ mod deletion;
 #[cfg(madsim)]
 mod damage;
 
+/// What our brokers alone promise of topics.
+#[cfg(madsim)]
+mod topics;
+
 /// Each version of each request is answered.
 #[cfg(madsim)]
 mod versions;

@@ -6,6 +6,7 @@ use engine::{
     ids::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence},
     log::{
         cluster::Cluster,
+        configs::Effective,
         partition::{Expected, Isolation, Partition, Portion},
         LogError, TopicPartition,
     },
@@ -97,7 +98,11 @@ fn a_silent_peer_loses_its_connection() {
 
 async fn open(disk: &Arc<dyn Disk>, folder: &str) -> Result<Partition, LogError> {
     let (disk, folder) = (disk.clone(), folder.to_owned());
-    Partition::open(disk, folder, 600, Expected::Nothing, Arc::default()).await
+    let small = Effective {
+        segment_bytes: 600,
+        ..Effective::default()
+    };
+    Partition::open(disk, folder, small, Expected::Nothing, Arc::default()).await
 }
 
 /// Everything in a partition, unless it is refused.
@@ -145,7 +150,7 @@ fn a_flipped_bit_is_never_skipped() {
                 transactional: false,
             };
             let batch = Checked::ours(batch::encode(&[record], by).unwrap()).unwrap();
-            let appended = partition.append(&batch, None).await.unwrap();
+            let appended = partition.append(&batch, None, 0).await.unwrap();
             partition.wait_synced(appended.end_offset).await.unwrap();
         }
         syncing.abort();

@@ -4,7 +4,9 @@
 //! The simulated brokers in the simulated build; in the real build (`cargo live-test`) our broker on real disks
 //! and sockets or, if `SEEDBED_KAFKA` says HOST:PORT, whatever listens there.
 
+mod bounds;
 mod forged;
+mod topics;
 
 use bytes::Bytes;
 use engine::{
@@ -31,6 +33,8 @@ use std::{collections::BTreeSet, time::Duration};
 #[derive(Clone)]
 struct Stand {
     cluster: Cluster,
+    /// The addresses of its brokers.
+    brokers: Vec<String>,
     tag: String,
 }
 
@@ -418,6 +422,7 @@ fn stand<F: std::future::Future<Output = ()> + 'static>(body: fn(Stand) -> F) {
         let cluster = Cluster::new(host, crate::stage::addresses(3));
         body(Stand {
             cluster,
+            brokers: crate::stage::addresses(3),
             tag: "sim".into(),
         })
         .await;
@@ -462,10 +467,19 @@ fn stand<F: std::future::Future<Output = ()> + 'static>(body: fn(Stand) -> F) {
                 address
             }
         };
-        let cluster = Cluster::new(host, vec![address]);
-        body(Stand { cluster, tag }).await;
+        let brokers = vec![address];
+        let cluster = Cluster::new(host, brokers.clone());
+        body(Stand {
+            cluster,
+            brokers,
+            tag,
+        })
+        .await;
     });
 }
+
+use bounds::*;
+use topics::*;
 
 macro_rules! contract {
     ($($body:ident)*) => {
@@ -492,4 +506,17 @@ contract! {
     a_group_shares_and_fences
     what_readers_could_not_take_apart_is_refused
     a_forged_batch_freezes_no_partition
+    a_topic_made_again_is_another_one
+    what_a_topic_is_configured_with_is_kept
+    what_is_not_kept_is_refused
+    records_get_the_time_at_which_they_come
+    a_topic_gets_more_partitions
+    a_cluster_has_a_name_of_its_own
+    what_is_too_large_is_said
+    offsets_are_found_by_time
+    records_are_deleted_up_to_an_offset
+    an_epoch_ends_where_the_log_does
+    the_bytes_of_partitions_are_told
+    positions_of_topics_that_nobody_reads_are_forgotten
+    who_was_forgotten_goes_on_as_somebody_new
 }

@@ -24,8 +24,12 @@ use engine::{
 };
 use kafka_protocol::{
     messages::{
+        delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
+        describe_configs_request::DescribeConfigsResource,
         fetch_request::{FetchPartition, FetchTopic},
-        FetchRequest, FetchResponse, TopicName,
+        metadata_request::MetadataRequestTopic,
+        DeleteRecordsRequest, DescribeConfigsRequest, FetchRequest, FetchResponse, MetadataRequest,
+        TopicName,
     },
     protocol::{Request, StrBytes},
 };
@@ -45,6 +49,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use uuid::Uuid;
 
 fn command(dir: &Path, listen: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_seedbed-under-test"));
@@ -202,6 +207,72 @@ fn what_was_acknowledged_survives_kills() {
             assert_eq!(read[index].value.as_deref(), Some(expected.as_bytes()));
         }
     });
+}
+
+/// The name of the cluster, the id of the topic, and how long it keeps its records.
+async fn known(cluster: &Cluster) -> (String, Uuid, String) {
+    let connection = cluster.connect_any().await.unwrap();
+    let name = StrBytes::from_static_str("t");
+    let topic = MetadataRequestTopic::default().with_name(Some(name.clone().into()));
+    let asked = MetadataRequest::default().with_topics(Some(vec![topic]));
+    let told = connection.call(&asked).await.unwrap();
+    let topic = DescribeConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name(name)
+        .with_configuration_keys(Some(vec![StrBytes::from_static_str("retention.ms")]));
+    let asked = DescribeConfigsRequest::default().with_resources(vec![topic]);
+    let configs = connection.call(&asked).await.unwrap();
+    let set = configs.results[0].configs[0].value.clone();
+    let cluster = told.cluster_id.unwrap_or_default().to_string();
+    let set = set.unwrap_or_default().to_string();
+    (cluster, told.topics[0].topic_id, set)
+}
+
+#[test]
+fn what_is_known_of_a_topic_survives_kills() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut broker = Broker::start(dir.path(), "127.0.0.1:0");
+    on_a_runtime(async {
+        let cluster = broker.cluster(&other);
+        let kept = [("retention.ms", "-1".to_owned())];
+        let made = cluster.ensure_configured_topic("t", 1, &kept);
+        assert_eq!(made.await.unwrap(), 1);
+        let producer = Producer::new(cluster.clone(), ProducerConfig::default()).await;
+        for number in 0..200 {
+            producer.send(&topic(), record(number)).await.await.unwrap();
+        }
+        let before = known(&cluster).await;
+        assert!(!before.0.is_empty() && !before.1.is_nil());
+        assert_eq!(before.2, "-1");
+        // Whole segments, and a part of the next one.
+        let partition = DeleteRecordsPartition::default().with_offset(150);
+        let deleted = DeleteRecordsTopic::default()
+            .with_name(StrBytes::from_static_str("t").into())
+            .with_partitions(vec![partition]);
+        let request = DeleteRecordsRequest::default().with_topics(vec![deleted]);
+        let connection = cluster.connect_any().await.unwrap();
+        let told = connection.call(&request).await.unwrap();
+        assert_eq!(told.topics[0].partitions[0].low_watermark, 150);
+        for _ in 0..2 {
+            broker.kill();
+            let address = broker.address.clone();
+            broker = Broker::start(dir.path(), &address);
+            let cluster = broker.cluster(&other);
+            assert_eq!(known(&cluster).await, before);
+            let start = cluster.start_offset(&topic()).await.unwrap();
+            assert_eq!(start, Offset(150));
+            let mut consumer = Consumer::new(cluster, topic(), start);
+            let mut read = Vec::new();
+            while consumer.position() < Offset(200) {
+                read.extend(consumer.poll().await.unwrap());
+            }
+            assert_eq!(read.len(), 50, "what is left is whole");
+        }
+    });
+    let segments = fs::read_dir(dir.path().join("log/t/0")).unwrap();
+    let names = segments.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let first = names.filter(|name| name.ends_with(".log")).min().unwrap();
+    assert_ne!(first, "00000000000000000000.log", "what is deleted goes");
 }
 
 #[test]

@@ -26,6 +26,7 @@ type Body = Arc<dyn Fn(Host) -> LocalBoxFuture<'static, ()> + Send + Sync>;
 
 struct Stage {
     brokers: usize,
+    configure: fn(&mut BrokerConfig),
     body: Body,
 }
 
@@ -42,8 +43,23 @@ pub fn play<F>(brokers: usize, body: impl Fn(Host) -> F + Send + Sync + 'static)
 where
     F: Future<Output = ()> + 'static,
 {
+    play_configured(brokers, |_| {}, body);
+}
+
+/// Like [`play`], with brokers that are set up in another way.
+pub fn play_configured<F>(
+    brokers: usize,
+    configure: fn(&mut BrokerConfig),
+    body: impl Fn(Host) -> F + Send + Sync + 'static,
+) where
+    F: Future<Output = ()> + 'static,
+{
     let body: Body = Arc::new(move |host| Box::pin(body(host)));
-    let stage: Arc<dyn Workload> = Arc::new(Stage { brokers, body });
+    let stage: Arc<dyn Workload> = Arc::new(Stage {
+        brokers,
+        configure,
+        body,
+    });
     for seed in 0..40 {
         let plan = run::draw(&*stage, Seed(seed));
         let report = run(&stage, &plan, &Limits::default());
@@ -60,7 +76,11 @@ pub fn act<F>(
     F: Future<Output = ()> + 'static,
 {
     let body: Body = Arc::new(move |host| Box::pin(body(host)));
-    let stage: Arc<dyn Workload> = Arc::new(Stage { brokers, body });
+    let stage: Arc<dyn Workload> = Arc::new(Stage {
+        brokers,
+        configure: |_| {},
+        body,
+    });
     let mut plan = run::draw(&*stage, Seed(0));
     let faults = faults.iter().cloned();
     plan.faults = faults.map(|(at, what)| Fault { at, what }).collect();
@@ -89,14 +109,15 @@ impl Workload for Stage {
         });
         let brokers = addresses(self.brokers);
         for id in 0..brokers.len() {
-            let brokers = brokers.clone();
+            let (brokers, configure) = (brokers.clone(), self.configure);
             world.node(&format!("broker-{id}"), move |node| {
-                let config = BrokerConfig {
+                let mut config = BrokerConfig {
                     segment_bytes: 4096,
                     reserve_bytes: 16 << 10,
                     connection_idle: IDLE,
                     ..BrokerConfig::new(BrokerId(id as i32), brokers.clone())
                 };
+                configure(&mut config);
                 async move { drop(Broker::run(cluster::host(&node), config).await) }
             });
         }

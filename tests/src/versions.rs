@@ -133,11 +133,22 @@ fn every_version_that_is_served_is_answered() {
             let data = TopicProduceData::default().with_name(topic()).with_partition_data(vec![data]);
             ProduceRequest::default().with_acks(-1).with_timeout_ms(1000).with_topic_data(vec![data])
         }, answer => answer.responses[0].partition_responses[0].error_code == 0);
-        in_all_versions!(host, asked, Fetch, _version => {
+        let asked_topic = MetadataRequestTopic::default().with_name(Some(topic()));
+        let known = MetadataRequest::default().with_topics(Some(vec![asked_topic]));
+        let id = ask(host, known, 12).await.topics[0].topic_id;
+        in_all_versions!(host, asked, Fetch, version => {
             let partition = FetchPartition::default().with_partition(0).with_partition_max_bytes(1000);
-            let topic = FetchTopic::default().with_topic(topic()).with_partitions(vec![partition]);
-            FetchRequest::default()
-                .with_replica_id((-1).into())
+            let topic = match version {
+                13.. => FetchTopic::default().with_topic_id(id),
+                _ => FetchTopic::default().with_topic(topic()),
+            };
+            let topic = topic.with_partitions(vec![partition]);
+            let request = FetchRequest::default();
+            let request = match version {
+                15.. => request,
+                _ => request.with_replica_id((-1).into()),
+            };
+            request
                 .with_max_bytes(1000)
                 .with_isolation_level(1)
                 .with_topics(vec![topic])
@@ -218,6 +229,50 @@ fn every_version_that_is_served_is_answered() {
             let topic = DescribeConfigsResource::default().with_resource_type(2).with_resource_name(text("t"));
             DescribeConfigsRequest::default().with_resources(vec![topic])
         }, answer => answer.results.len() == 1);
+        in_all_versions!(host, asked, AlterConfigs, _version => {
+            let config = alter_configs_request::AlterableConfig::default()
+                .with_name(text("retention.ms"))
+                .with_value(Some(text("-1")));
+            let topic = alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("t"))
+                .with_configs(vec![config]);
+            AlterConfigsRequest::default().with_resources(vec![topic])
+        }, answer => answer.responses[0].error_code == 0);
+        in_all_versions!(host, asked, IncrementalAlterConfigs, _version => {
+            let config = incremental_alter_configs_request::AlterableConfig::default()
+                .with_name(text("retention.ms"))
+                .with_config_operation(1);
+            let topic = incremental_alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("t"))
+                .with_configs(vec![config]);
+            IncrementalAlterConfigsRequest::default().with_resources(vec![topic])
+        }, answer => answer.responses[0].error_code == 0);
+        in_all_versions!(host, asked, OffsetForLeaderEpoch, version => {
+            let partition = offset_for_leader_epoch_request::OffsetForLeaderPartition::default();
+            let topic = offset_for_leader_epoch_request::OffsetForLeaderTopic::default()
+                .with_topic(topic())
+                .with_partitions(vec![partition]);
+            let request = OffsetForLeaderEpochRequest::default().with_topics(vec![topic]);
+            match version {
+                3.. => request.with_replica_id((-1).into()),
+                _ => request,
+            }
+        }, answer => answer.topics[0].partitions[0].end_offset > 0);
+        in_all_versions!(host, asked, DescribeLogDirs, _version => {
+            let topic = describe_log_dirs_request::DescribableLogDirTopic::default()
+                .with_topic(topic())
+                .with_partitions(vec![0]);
+            DescribeLogDirsRequest::default().with_topics(Some(vec![topic]))
+        }, answer => answer.results[0].topics[0].partitions[0].partition_size > 0);
+        in_all_versions!(host, asked, OffsetDelete, _version => {
+            let partition = offset_delete_request::OffsetDeleteRequestPartition::default();
+            let topic = offset_delete_request::OffsetDeleteRequestTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![partition]);
+            OffsetDeleteRequest::default().with_group_id(text("g").into()).with_topics(vec![topic])
+        }, answer => answer.topics[0].partitions[0].error_code == 0);
         in_all_versions!(host, asked, DescribeCluster, _version => DescribeClusterRequest::default(),
             answer => answer.brokers.len() == 1);
         in_all_versions!(host, asked, DescribeProducers, _version => {
@@ -322,11 +377,32 @@ fn every_version_that_is_served_is_answered() {
                 .with_replication_factor(1);
             CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(1000)
         }, answer => answer.topics[0].error_code == 0);
+        in_all_versions!(host, asked, CreatePartitions, version => {
+            let topic = create_partitions_request::CreatePartitionsTopic::default()
+                .with_name(text("new-2").into())
+                .with_count(2 + i32::from(version))
+                .with_assignments(None);
+            CreatePartitionsRequest::default().with_topics(vec![topic]).with_timeout_ms(1000)
+        }, answer => answer.results[0].error_code == 0);
         in_all_versions!(host, asked, DeleteTopics, version => {
-            DeleteTopicsRequest::default()
-                .with_topic_names(vec![text(&format!("new-{}", version + 1)).into()])
-                .with_timeout_ms(1000)
+            let name: TopicName = text(&format!("new-{}", version + 1)).into();
+            let request = DeleteTopicsRequest::default().with_timeout_ms(1000);
+            match version {
+                6.. => {
+                    let topic = delete_topics_request::DeleteTopicState::default().with_name(Some(name));
+                    request.with_topics(vec![topic])
+                }
+                _ => request.with_topic_names(vec![name]),
+            }
         }, answer => answer.responses[0].error_code == 0);
+        // Nothing: it would take what the others tell of.
+        in_all_versions!(host, asked, DeleteRecords, _version => {
+            let partition = delete_records_request::DeleteRecordsPartition::default().with_offset(0);
+            let topic = delete_records_request::DeleteRecordsTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![partition]);
+            DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(1000)
+        }, answer => answer.topics[0].partitions[0].error_code == 0);
         in_all_versions!(host, asked, DeleteGroups, _version => {
             DeleteGroupsRequest::default().with_groups_names(vec![text("nobody").into()])
         }, answer => answer.results.len() == 1);

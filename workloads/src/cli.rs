@@ -224,7 +224,8 @@ struct BrokerArguments {
     /// A segment that is at least this large is followed by a new one.
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     segment_bytes: u64,
-    /// A partition that is larger loses its oldest segments [default: none does].
+    /// A partition that is larger loses its oldest segments [default: none does]. This, and the flags beside it, hold
+    /// for topics that are not configured otherwise (retention.bytes, retention.ms, segment.bytes).
     #[arg(long, value_name = "BYTES")]
     retention_bytes: Option<u64>,
     /// A segment all of whose records are older goes.
@@ -233,6 +234,9 @@ struct BrokerArguments {
     /// Go on without what a partition held that was damaged or lost: its folder was moved away, and it begins anew.
     #[arg(long, value_name = "TOPIC/PARTITION", value_parser = parse_partition)]
     without: Vec<TopicPartition>,
+    /// Create a topic, of one partition, when a client first asks for it, unless it asks not to.
+    #[arg(long)]
+    auto_create_topics: bool,
 }
 
 fn parse_partition(text: &str) -> Result<TopicPartition, String> {

@@ -2,8 +2,9 @@
 //!
 //! | part | is |
 //! |---|---|
-//! | [`data`] | produce, fetch, offsets by time |
-//! | [`catalog`] | topics, brokers, versions, settings |
+//! | [`data`] | produce, fetch |
+//! | [`bounds`] | offsets by time and epoch, records that are deleted, sizes |
+//! | [`catalog`] | topics, brokers, versions; what topics are configured with |
 //! | `deletion` | the end of a topic, at all brokers |
 //! | `kept`, `notes`, `producer_ids` | what is kept beside the partitions; what is noted of each of them |
 //! | [`transactions`] | the coordinator of transactional ids: decisions, markers, time-outs |
@@ -12,6 +13,7 @@
 //! Errors of its disk that leave a file in an unknown state end the broker: whoever runs it starts it
 //! again, and it opens its partitions anew.
 
+pub mod bounds;
 pub mod catalog;
 pub mod data;
 mod deletion;
@@ -25,6 +27,7 @@ pub use self::notes::STOPPED_FILE;
 use self::{kept::Kept, notes::Notes, producer_ids::ProducerIds};
 use super::{
     cluster::Cluster,
+    configs::Effective,
     connection::{CallError, SharedConnection},
     partition::{self, Expected, Partition},
     reserve, server,
@@ -52,6 +55,7 @@ use tokio::{
     sync::{Mutex, Notify, Semaphore},
     time::Instant,
 };
+use uuid::Uuid;
 
 /// How a broker is set up.
 #[derive(Clone, Debug)]
@@ -60,16 +64,19 @@ pub struct BrokerConfig {
     pub id: BrokerId,
     /// `HOST:PORT` of all brokers of the cluster, in the order of their ids.
     pub brokers: Vec<String>,
-    /// A segment that is at least this large is followed by a new one.
+    /// A segment that is at least this large is followed by a new one. This and what follows holds for topics that are
+    /// not configured otherwise.
     pub segment_bytes: u64,
+    /// A batch is not larger, in bytes.
+    pub message_bytes_max: usize,
+    /// A partition that is larger loses its oldest segments; nothing: none does.
+    pub retention_bytes: Option<u64>,
+    /// A segment all of whose records are older goes; nothing: none does.
+    pub retention: Option<Duration>,
+    /// Whether a topic is created when a client first asks for it, and allows that.
+    pub auto_create_topics: bool,
     /// Partitions of each of the coordinators' topics. Cannot be changed once there is data.
     pub coordinators: i32,
-    /// A partition that is larger loses its oldest segments…
-    pub retention_bytes: u64,
-    /// …and those of these topics, if they are larger than this.
-    pub retention_bytes_of: BTreeMap<String, u64>,
-    /// A segment all of whose records are older goes.
-    pub retention: Duration,
     /// What is known of a producer, or a transactional id, that was silent for longer is forgotten (KIP-854).
     pub producer_retention: Duration,
     /// So much room is held back for what frees room, should the disk be full.
@@ -87,21 +94,33 @@ pub struct BrokerConfig {
 impl BrokerConfig {
     /// Broker `id` of `brokers`, with Kafka's defaults.
     pub fn new(id: BrokerId, brokers: Vec<String>) -> Self {
-        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let defaults = Effective::default();
         BrokerConfig {
             id,
             coordinators: brokers.len() as i32,
             brokers,
-            segment_bytes: 1 << 30,
-            retention_bytes: u64::MAX,
-            retention_bytes_of: BTreeMap::new(),
-            retention: DAY * 7,
-            producer_retention: DAY * 7,
+            segment_bytes: defaults.segment_bytes,
+            message_bytes_max: defaults.message_bytes_max,
+            retention_bytes: defaults.retention_bytes,
+            retention: defaults.retention,
+            auto_create_topics: false,
+            producer_retention: Duration::from_secs(7 * 24 * 3600),
             reserve_bytes: 1 << 20,
             without: Vec::new(),
             transaction_max_timeout: Duration::from_secs(15 * 60),
             connection_idle: Duration::from_secs(10 * 60),
             tick: Duration::from_millis(250),
+        }
+    }
+
+    /// What holds for topics that are not configured otherwise.
+    pub fn defaults(&self) -> Effective {
+        Effective {
+            segment_bytes: self.segment_bytes,
+            message_bytes_max: self.message_bytes_max,
+            log_append_time: false,
+            retention_bytes: self.retention_bytes,
+            retention: self.retention,
         }
     }
 }
@@ -128,7 +147,8 @@ pub struct Broker {
     pub(super) config: BrokerConfig,
     host: Host,
     topics: Topics,
-    partitions: Mutex<BTreeMap<TopicPartition, Arc<Partition>>>,
+    /// Those that are open, and the id of their topic.
+    partitions: Mutex<BTreeMap<TopicPartition, (Uuid, Arc<Partition>)>>,
     transactions: Mutex<BTreeMap<i32, Arc<transactions::Coordinator>>>,
     groups: Mutex<BTreeMap<i32, Arc<groups::Coordinator>>>,
     producer_ids: Mutex<ProducerIds>,
@@ -216,6 +236,11 @@ impl Broker {
             notes,
         } = Kept::open(&host.disk).await?;
         notes.forget(&*host.disk, &config.without).await?;
+        if config.id.0 == 0 {
+            let from = format!("{}/{}", host.instance, host.clock.now_ms());
+            let name = topics::random_looking(&from).simple().to_string();
+            topics.name_cluster(&name).await?;
+        }
         let peers = Cluster::new(host.clone(), config.brokers.clone());
         let broker = Arc::new(Broker {
             config,
@@ -249,6 +274,7 @@ impl Broker {
         }
         self.opened.update(|opened| *opened = true);
         let (mut retained, mut filled) = (Instant::now(), None::<Instant>);
+        let mut refreshed = Instant::now();
         loop {
             tokio::time::sleep(self.config.tick).await;
             self.end_overdue_transactions().await;
@@ -262,6 +288,10 @@ impl Broker {
                 // Without room for it now, it is tried again.
                 let _ = reserve::fill(&*self.host.disk, self.config.reserve_bytes).await;
                 filled = Some(Instant::now());
+            }
+            if refreshed.elapsed() >= self.config.tick * 20 {
+                self.refresh().await;
+                refreshed = Instant::now();
             }
         }
     }
@@ -289,12 +319,12 @@ impl Broker {
 
     /// Opens all partitions that are led here and were used: damage shows now, not when somebody asks for them.
     async fn open_all(self: &Arc<Self>) -> Result<(), LogError> {
-        for (topic, count) in self.topics.all().await {
+        for (topic, known) in self.topics.all().await {
             let folder = format!("{LOG_FOLDER}/{topic}");
             let used = self.host.disk.folders(&folder).await;
             let used: BTreeSet<String> =
                 (used.map_err(LogError::io(&folder))?.into_iter()).collect();
-            for index in 0..count {
+            for index in 0..known.partitions {
                 let of = TopicPartition::new(&topic, PartitionId(index));
                 if !self.is_here(&of) {
                     continue;
@@ -310,28 +340,16 @@ impl Broker {
     }
 
     async fn retain(self: &Arc<Self>) {
-        let open: Vec<(Arc<Partition>, u64)> = {
+        let open: Vec<Arc<Partition>> = {
             let partitions = self.partitions.lock().await;
-            let all = partitions
-                .iter()
-                .filter(|(key, _)| !is_internal(&key.topic));
-            let limits = &self.config.retention_bytes_of;
-            all.map(|(key, partition)| {
-                let limit = limits.get(&key.topic).copied();
-                (
-                    partition.clone(),
-                    limit.unwrap_or(self.config.retention_bytes),
-                )
-            })
-            .collect()
+            let all = partitions.iter();
+            let all = all.filter(|(key, _)| !is_internal(&key.topic));
+            all.map(|(_, (_, partition))| partition.clone()).collect()
         };
         let now = self.host.clock.now_ms();
-        let before = |age: Duration| now.saturating_sub(age.as_millis() as i64);
-        let older_than = before(self.config.retention);
-        let silent_since = before(self.config.producer_retention);
-        for (partition, bytes) in open {
-            let retained =
-                to_its_end(async move { partition.retain(bytes, older_than, silent_since).await });
+        let silent_since = now.saturating_sub(self.config.producer_retention.as_millis() as i64);
+        for partition in open {
+            let retained = to_its_end(async move { partition.retain(now, silent_since).await });
             if let Err(partition::AppendError::Log(error)) = retained.await {
                 self.fail(error);
             }
@@ -368,40 +386,56 @@ impl Broker {
         self: &Arc<Self>,
         of: &TopicPartition,
     ) -> Result<Arc<Partition>, ResponseError> {
-        let count = self.partition_count(&of.topic).await?;
+        self.partition_of(of, None).await
+    }
+
+    /// Like [`Broker::partition`], if its topic has this id; `UnknownTopicId` if another one has its name by now.
+    async fn partition_of(
+        self: &Arc<Self>,
+        of: &TopicPartition,
+        id: Option<Uuid>,
+    ) -> Result<Arc<Partition>, ResponseError> {
+        let mut count = self.partition_count(&of.topic).await?;
+        if of.partition.0 >= count && self.config.id.0 != 0 && !is_internal(&of.topic) {
+            // There may be more of them by now.
+            count = self.learn(of.topic.as_str().into()).await?.1.partitions;
+        }
         if !(0..count).contains(&of.partition.0) {
             return Err(ResponseError::UnknownTopicOrPartition);
         }
         if !self.is_here(of) {
             return Err(ResponseError::NotLeaderOrFollower);
         }
-        if let Some(open) = self.partitions.lock().await.get(of) {
-            return Ok(open.clone());
+        let known = self.partitions.lock().await.get(of).cloned();
+        let (open_id, open) = match known {
+            Some(known) => known,
+            None => to_its_end(self.clone().open_partition(of.clone())).await?,
+        };
+        match id.is_none_or(|id| id == open_id) {
+            true => Ok(open),
+            false => Err(ResponseError::UnknownTopicId),
         }
-        to_its_end(self.clone().open_partition(of.clone())).await
     }
 
     async fn open_partition(
         self: Arc<Self>,
         key: TopicPartition,
-    ) -> Result<Arc<Partition>, ResponseError> {
+    ) -> Result<(Uuid, Arc<Partition>), ResponseError> {
         let mut partitions = self.partitions.lock().await;
         if let Some(open) = partitions.get(&key) {
             return Ok(open.clone());
         }
         // It may have been deleted since it was looked up. Who deletes it notes that first, and then waits for this lock.
-        let is_known =
-            is_internal(&key.topic) || self.topics.partitions(&key.topic).await.is_some();
-        if !is_known {
-            return Err(ResponseError::UnknownTopicOrPartition);
-        }
+        let topic = self.topic_here(&key.topic).await;
+        let topic = topic.ok_or(ResponseError::UnknownTopicOrPartition)?;
         if self.stopped.load(Ordering::Relaxed) {
             return Err(ResponseError::NotLeaderOrFollower);
         }
-        let (disk, segment_bytes) = (self.host.disk.clone(), self.config.segment_bytes);
+        let disk = self.host.disk.clone();
+        let effective = self.effective(&key.topic, &topic.configs);
         let expected = self.notes.expected(&key);
         let begun = self.notes.begun();
-        let opened = Partition::open(disk, folder_of(&key), segment_bytes, expected, begun).await;
+        let opened = Partition::open(disk, folder_of(&key), effective, expected, begun).await;
         let opened = match opened {
             Ok(opened) => Arc::new(opened),
             Err(error) => {
@@ -416,8 +450,8 @@ impl Broker {
                 broker.fail(error);
             }
         });
-        partitions.insert(key, opened.clone());
-        Ok(opened)
+        partitions.insert(key, (topic.id, opened.clone()));
+        Ok((topic.id, opened))
     }
 
     /// Asks another broker.

@@ -13,7 +13,7 @@ use crate::{
 use kafka_protocol::{
     error::ResponseError,
     messages::{
-        create_topics_request::CreatableTopic,
+        create_topics_request::{CreatableTopic, CreatableTopicConfig},
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         metadata_request::MetadataRequestTopic,
         BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FindCoordinatorRequest,
@@ -32,6 +32,8 @@ use std::{
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// `UNKNOWN_TOPIC_OR_PARTITION`.
 const UNKNOWN_TOPIC: i16 = 3;
+/// The last version of DeleteTopics with nothing but names.
+const DELETE_BY_NAME: i16 = 5;
 /// Between two tries.
 pub(crate) const BACKOFF: Duration = Duration::from_millis(250);
 
@@ -352,17 +354,24 @@ impl Cluster {
     }
 
     /// Asks one broker to create a topic; its error code.
-    pub async fn create_topic_at(
+    async fn create_topic_at(
         &self,
         address: &str,
         topic: &str,
         partitions: i32,
+        configs: &[(&str, String)],
     ) -> Result<i16, CallError> {
         let connection = self.connect(address).await?;
+        let configs = configs.iter().map(|(name, value)| {
+            CreatableTopicConfig::default()
+                .with_name(StrBytes::from_string((*name).to_owned()))
+                .with_value(Some(StrBytes::from_string(value.clone())))
+        });
         let topic = CreatableTopic::default()
             .with_name(name(topic))
             .with_num_partitions(partitions)
-            .with_replication_factor(1);
+            .with_replication_factor(1)
+            .with_configs(configs.collect());
         let request = CreateTopicsRequest::default()
             .with_topics(vec![topic])
             .with_timeout_ms(REQUEST_TIMEOUT.as_millis() as i32);
@@ -377,9 +386,20 @@ impl Cluster {
 
     /// Creates a topic, or finds that it exists; how many partitions it has. Tries until it is told.
     pub async fn ensure_topic(&self, topic: &str, partitions: i32) -> Result<i32, ClusterError> {
+        self.ensure_configured_topic(topic, partitions, &[]).await
+    }
+
+    /// Like [`Cluster::ensure_topic`]; one that is created is configured so.
+    pub async fn ensure_configured_topic(
+        &self,
+        topic: &str,
+        partitions: i32,
+        configs: &[(&str, String)],
+    ) -> Result<i32, ClusterError> {
         loop {
             for address in &self.0.bootstrap {
-                let Ok(code) = self.create_topic_at(address, topic, partitions).await else {
+                let created = self.create_topic_at(address, topic, partitions, configs);
+                let Ok(code) = created.await else {
                     continue;
                 };
                 match ResponseError::try_from_code(code) {
@@ -389,7 +409,8 @@ impl Cluster {
                     }
                     Some(
                         error @ (ResponseError::InvalidTopicException
-                        | ResponseError::InvalidPartitions),
+                        | ResponseError::InvalidPartitions
+                        | ResponseError::InvalidConfig),
                     ) => return Err(ClusterError::Refused(error)),
                     Some(_) => {}
                 }
@@ -404,7 +425,7 @@ impl Cluster {
         let request = DeleteTopicsRequest::default()
             .with_topic_names(vec![name(topic)])
             .with_timeout_ms(REQUEST_TIMEOUT.as_millis() as i32);
-        let answer = connection.call(&request).await?;
+        let answer = connection.call_at(&request, DELETE_BY_NAME).await?;
         let topic = answer.responses.first();
         Ok(
             topic.map_or(ResponseError::UnknownServerError.code(), |topic| {
@@ -482,5 +503,7 @@ pub(crate) fn name(topic: &str) -> TopicName {
 
 fn metadata_of(topic: &str) -> MetadataRequest {
     let topic = MetadataRequestTopic::default().with_name(Some(name(topic)));
-    MetadataRequest::default().with_topics(Some(vec![topic]))
+    MetadataRequest::default()
+        .with_topics(Some(vec![topic]))
+        .with_allow_auto_topic_creation(false)
 }

@@ -26,6 +26,8 @@ use tokio::time::Instant;
 
 /// A fetch returns at most about this much.
 const FETCH_BYTES_MAX: i32 = 1 << 20;
+/// The last version of Fetch that names topics by their names.
+const FETCH_BY_NAME: i16 = 12;
 /// How long a broker waits for a record.
 const FETCH_WAIT: Duration = Duration::from_millis(1000);
 
@@ -173,7 +175,7 @@ impl Consumer {
             }
         };
         let answer = connection
-            .call(&self.request())
+            .call_at(&self.request(), FETCH_BY_NAME)
             .await
             .map_err(|_| Trouble::Later)?;
         let partition = (answer.responses.into_iter())

@@ -421,7 +421,8 @@ fn versioned(message: &impl Encodable) -> Bytes {
     bytes.freeze()
 }
 
-fn topics_of(mut metadata: Bytes) -> Option<Vec<String>> {
+/// The topics that a member says it reads; `None` if what it says makes no sense.
+pub(super) fn topics_of(mut metadata: Bytes) -> Option<Vec<String>> {
     metadata.try_get_i16().ok()?;
     skeleton::check_subscription(&metadata).ok()?;
     // Newer versions only add to the end.

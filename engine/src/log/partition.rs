@@ -16,6 +16,7 @@ mod retain;
 pub use read::{Bounds, Isolation, Portion, Reading};
 
 use super::{
+    configs::Effective,
     producers::{Decision, Guard, MarkerDecision, Producers},
     segment::{self, Entry, Owner},
     LogError,
@@ -42,7 +43,6 @@ pub struct Partition {
     disk: Arc<dyn Disk>,
     folder: String,
     owner: Owner,
-    segment_bytes: u64,
     inner: Mutex<Inner>,
     synced: Watched<Synced>,
     /// There is something to sync.
@@ -82,6 +82,7 @@ impl Expected {
 }
 
 struct Inner {
+    effective: Effective,
     segments: Vec<Segment>,
     start_offset: Offset,
     end_offset: Offset,
@@ -116,6 +117,8 @@ struct Synced {
 pub struct Appended {
     /// The offset of its first record; unknown if it was a duplicate from long ago.
     pub base_offset: Option<Offset>,
+    /// The time that its records got, if their topic has it that way.
+    pub append_time_ms: Option<i64>,
     /// The batch is durable once the partition is, up to here.
     pub end_offset: Offset,
 }
@@ -147,6 +150,14 @@ pub enum AppendError {
     /// Its broker stops.
     #[error("the broker stops")]
     Stopped,
+    /// It is larger than its topic allows.
+    #[error("a batch of {bytes} bytes; {max} are allowed")]
+    TooLarge {
+        /// What it has.
+        bytes: usize,
+        /// What its topic allows.
+        max: usize,
+    },
     /// The disk did not take it, and nothing of it is left.
     #[error("not stored: {0}")]
     NotStored(std::io::Error),
@@ -157,16 +168,25 @@ pub enum AppendError {
 
 impl Partition {
     /// Appends one batch, as its producer sent it, unless it is there already. One that begins a
-    /// transaction needs the guard that an earlier try was refused with.
+    /// transaction needs the guard that an earlier try was refused with. It is `now_ms`, for topics whose records get
+    /// the time at which they come.
     pub async fn append(
         &self,
         batch: &Checked,
         guard: Option<Guard>,
+        now_ms: i64,
     ) -> Result<Appended, AppendError> {
         let (header, batch) = (*batch.header(), batch.bytes());
         let mut inner = self.inner.lock().await;
+        let (bytes, max) = (batch.len(), inner.effective.message_bytes_max);
+        if bytes > max {
+            return Err(AppendError::TooLarge { bytes, max });
+        }
         match inner.producers.decide(&header, guard) {
-            Decision::Append => self.append_here(&mut inner, batch, header, None).await,
+            Decision::Append => {
+                let at = inner.effective.log_append_time.then_some(now_ms);
+                self.append_here(&mut inner, batch, header, None, at).await
+            }
             Decision::Verify => {
                 // A marker came while the coordinator was asked: it is to be asked again.
                 if guard.is_some() {
@@ -182,11 +202,13 @@ impl Partition {
                 tracing::info!(name: "log.duplicate", partition = %self.folder);
                 Ok(Appended {
                     base_offset: Some(base_offset),
+                    append_time_ms: None,
                     end_offset,
                 })
             }
             Decision::Forgotten => Ok(Appended {
                 base_offset: None,
+                append_time_ms: None,
                 end_offset: inner.end_offset,
             }),
             Decision::OutOfOrder => Err(AppendError::OutOfOrder),
@@ -215,13 +237,14 @@ impl Partition {
             MarkerDecision::Append => {
                 let batch = batch::encode_marker(marker, now_ms);
                 let header = BatchHeader::read(&batch)?;
-                self.append_here(&mut inner, &batch, header, Some(marker))
+                self.append_here(&mut inner, &batch, header, Some(marker), None)
                     .await
             }
             MarkerDecision::Done => {
                 tracing::info!(name: "log.marker-again", partition = %self.folder);
                 Ok(Appended {
                     base_offset: None,
+                    append_time_ms: None,
                     end_offset: inner.end_offset,
                 })
             }
@@ -235,6 +258,7 @@ impl Partition {
         batch: &Bytes,
         mut header: BatchHeader,
         marker: Option<Marker>,
+        append_time_ms: Option<i64>,
     ) -> Result<Appended, AppendError> {
         let synced = self.synced.get();
         if synced.closed {
@@ -247,13 +271,18 @@ impl Partition {
             return Err(self.gave_up().into());
         }
         header.base_offset = inner.end_offset;
+        let segment_bytes = inner.effective.segment_bytes;
         match inner.segments.last() {
             None => self.begin_segment(inner).await?,
-            Some(active) if active.bytes >= self.segment_bytes => self.roll(inner).await?,
+            Some(active) if active.bytes >= segment_bytes => self.roll(inner).await?,
             Some(_) => {}
         }
         let mut bytes = BytesMut::from(&batch[..]);
         batch::set_base_offset(&mut bytes, header.base_offset);
+        if let Some(now_ms) = append_time_ms {
+            batch::set_append_time(&mut bytes, now_ms);
+            header.max_timestamp_ms = now_ms;
+        }
         let frame = segment::frame(&bytes, self.synced.get().until, self.owner);
         self.write(inner, &frame).await?;
         let active = inner.active();
@@ -273,8 +302,14 @@ impl Partition {
         self.tell_state(inner, "appended");
         Ok(Appended {
             base_offset: Some(header.base_offset),
+            append_time_ms,
             end_offset: header.end_offset(),
         })
+    }
+
+    /// From now on this holds for it: its topic was configured otherwise.
+    pub async fn configure(&self, effective: Effective) {
+        self.inner.lock().await.effective = effective;
     }
 
     /// Says what the producers' state is at an offset: rebuilt or live, it is the same.
@@ -366,6 +401,12 @@ impl Partition {
     /// The transactions that are open here: for people who look for one that hangs (KIP-664).
     pub async fn producers(&self) -> Vec<super::producers::ActiveProducer> {
         self.inner.lock().await.producers.active()
+    }
+
+    /// The bytes of its segments.
+    pub async fn bytes(&self) -> u64 {
+        let inner = self.inner.lock().await;
+        inner.segments.iter().map(|segment| segment.bytes).sum()
     }
 
     /// Ends the partition: its topic is being deleted. Whoever is appending, or removing old segments, is waited for;

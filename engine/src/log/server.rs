@@ -3,19 +3,20 @@
 //! Requests of one connection begin in order, so that pipelined appends stay in order; their responses
 //! may wait meanwhile, a bounded number of them. Whatever makes no sense closes the connection.
 
-use super::broker::{Broker, Later};
+use super::broker::{data, Broker, Later};
 use crate::{
     host::{Connection, Listener},
     wire::{
         self,
-        frame::{self, decode_request, encode_response, garbage, Head},
+        frame::{self, decode_request, encode_response, garbage, Head, Incoming},
+        oversize::Oversized,
     },
 };
 use bytes::Bytes;
 use futures::{select_biased, FutureExt};
 use kafka_protocol::{
     error::ResponseError,
-    messages::{ApiKey, ApiVersionsRequest, DescribeClusterRequest, ProduceRequest},
+    messages::{ApiKey, ApiVersionsRequest, ProduceRequest},
     protocol::Encodable,
 };
 use std::{io, sync::Arc};
@@ -58,11 +59,14 @@ async fn converse(broker: Arc<Broker>, connection: Box<dyn Connection>) -> io::R
     let read = async {
         let idle = broker.config.connection_idle;
         let silent = |_| io::Error::from(io::ErrorKind::TimedOut);
-        while let Some(request) = timeout(idle, frame::read_frame(&mut reader))
+        while let Some(request) = timeout(idle, frame::read_request(&mut reader))
             .await
             .map_err(silent)??
         {
-            let response = begin(&broker, request).await?;
+            let response = match request {
+                Incoming::Whole(request) => begin(&broker, request).await?,
+                Incoming::TooLarge(request) => refuse(request),
+            };
             if sender.send(response).await.is_err() {
                 break;
             }
@@ -87,6 +91,16 @@ async fn converse(broker: Arc<Broker>, connection: Box<dyn Connection>) -> io::R
             write.await
         }
         written = write => written,
+    }
+}
+
+/// Refuses what was too large to be read.
+fn refuse(request: Oversized) -> Response {
+    let (head, acks) = (request.head, request.acks);
+    tracing::info!(name: "peer.too-large", "a request to produce was larger than a frame may be");
+    match acks {
+        0 => futures::future::ready(Ok(None)).boxed(),
+        _ => ready(ApiKey::Produce, head, data::too_large(request)),
     }
 }
 
@@ -142,16 +156,25 @@ async fn begin(broker: &Arc<Broker>, request: Bytes) -> io::Result<Response> {
                 .boxed(),
             }
         }
-        ApiKey::Fetch => answer!(later asked => broker.fetch(asked)),
+        ApiKey::Fetch => answer!(later asked => broker.fetch(asked, version)),
         ApiKey::ListOffsets => answer!(soon asked, broker => broker.list_offsets(asked, version)),
-        ApiKey::Metadata => answer!(soon asked, broker => broker.metadata(asked)),
+        ApiKey::OffsetForLeaderEpoch => {
+            answer!(soon asked, broker => broker.offset_for_leader_epoch(asked))
+        }
+        ApiKey::DeleteRecords => answer!(soon asked, broker => broker.delete_records(asked)),
+        ApiKey::DescribeLogDirs => answer!(soon asked, broker => broker.describe_log_dirs(asked)),
+        ApiKey::Metadata => answer!(soon asked, broker => broker.metadata(asked, version)),
         ApiKey::CreateTopics => answer!(soon asked, broker => broker.create_topics(asked)),
         ApiKey::DeleteTopics => answer!(soon asked, broker => broker.delete_topics(asked)),
-        ApiKey::DescribeCluster => {
-            decode_request::<DescribeClusterRequest>(&request, version)?;
-            ready(api.key, head, broker.describe_cluster())
+        ApiKey::CreatePartitions => {
+            answer!(soon asked, broker => broker.create_partitions(asked))
         }
-        ApiKey::DescribeConfigs => answer!(now asked => broker.describe_configs(asked)),
+        ApiKey::DescribeCluster => answer!(soon asked, broker => broker.describe_cluster(asked)),
+        ApiKey::DescribeConfigs => answer!(soon asked, broker => broker.describe_configs(asked)),
+        ApiKey::AlterConfigs => answer!(soon asked, broker => broker.alter_configs(asked)),
+        ApiKey::IncrementalAlterConfigs => {
+            answer!(soon asked, broker => broker.increment_configs(asked))
+        }
         ApiKey::FindCoordinator => answer!(now asked => broker.find_coordinator(asked, version)),
         ApiKey::InitProducerId => answer!(soon asked, broker => broker.init_producer_id(asked)),
         ApiKey::AddPartitionsToTxn => {
@@ -174,6 +197,7 @@ async fn begin(broker: &Arc<Broker>, request: Bytes) -> io::Result<Response> {
         ApiKey::OffsetFetch => answer!(soon asked, broker => broker.fetch_offsets(asked, version)),
         ApiKey::ListGroups => answer!(soon asked, broker => broker.list_groups(asked)),
         ApiKey::DescribeGroups => answer!(soon asked, broker => broker.describe_groups(asked)),
+        ApiKey::OffsetDelete => answer!(soon asked, broker => broker.delete_offsets(asked)),
         ApiKey::DeleteGroups => answer!(soon asked, broker => broker.delete_groups(asked)),
         ApiKey::DescribeTransactions => {
             answer!(soon asked, broker => broker.describe_transactions(asked))

@@ -1,10 +1,11 @@
 //! Which topics there are, and who leads which partition.
 //!
-//! The brokers of a cluster are configured; the first of them decides which topics exist. Every broker
+//! The brokers of a cluster are configured; the first of them decides which topics exist, and gives each an id
+//! that no other topic has (KIP-516): one that is deleted and made again is another one. Every broker
 //! keeps what it has learnt in a file of its own, so that it can serve its partitions while the first
 //! broker is away. Partition p of a topic is led by broker (hash of the topic + p) modulo their number.
 
-use super::{small_file, LogError};
+use super::{configs::Configs, small_file, LogError};
 use crate::{host::Disk, ids::PartitionId};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -16,7 +17,8 @@ use std::{
     },
 };
 use tokio::sync::Mutex;
-use xxhash_rust::xxh3::xxh3_64;
+use uuid::Uuid;
+use xxhash_rust::xxh3::{xxh3_128, xxh3_64};
 
 /// The log of the coordinators of transactional ids.
 pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
@@ -31,34 +33,62 @@ pub fn is_internal(topic: &str) -> bool {
     matches!(topic, TRANSACTIONS_TOPIC | OFFSETS_TOPIC)
 }
 
+/// A topic of the brokers themselves; it has the same id in every cluster.
+pub fn internal(topic: &str, partitions: i32) -> Topic {
+    Topic {
+        id: Uuid::from_u128(xxh3_128(topic.as_bytes())),
+        partitions,
+        configs: Configs::default(),
+    }
+}
+
+/// A topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topic {
+    /// No other topic has or had it, not even one of the same name.
+    pub id: Uuid,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// What it was configured with.
+    pub configs: Configs,
+}
+
 /// The topics that a broker knows.
 pub struct Topics {
     disk: Arc<dyn Disk>,
-    known: Mutex<Known>,
+    known: Mutex<Indexed>,
     /// How many deletions this broker has been told of since it began.
     told: AtomicU64,
 }
 
+/// What the file holds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Known {
-    /// How many partitions each topic has.
-    topics: BTreeMap<String, i32>,
+    /// The name of the cluster; nothing until the first broker has said it.
+    cluster: Option<String>,
+    /// How many topics were created here: it makes their ids differ.
+    created: u64,
+    topics: BTreeMap<String, Topic>,
     /// Topics that were deleted, and whose files may still be there: which deletion it was.
-    #[serde(default)]
     deleted: BTreeMap<String, u64>,
     /// The number of the last deletion: the first broker counts them. The others carry them out in this order, and none
     /// of them twice: a request that comes late must not delete a new topic of this name.
-    #[serde(default)]
     deletions: u64,
 }
 
+#[derive(Default)]
+struct Indexed {
+    known: Known,
+    names: BTreeMap<Uuid, String>,
+}
+
 /// What became of a wish to create a topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Created {
     /// It was created.
-    New,
-    /// It was there, with this many partitions.
-    Exists(i32),
+    New(Topic),
+    /// It was there.
+    Exists(Topic),
 }
 
 impl Topics {
@@ -74,24 +104,77 @@ impl Topics {
         };
         Ok(Topics {
             disk,
-            known: Mutex::new(known),
+            known: Mutex::new(Indexed::new(known)),
             told: AtomicU64::new(0),
         })
     }
 
+    /// The name of the cluster, if it is known here.
+    pub async fn cluster(&self) -> Option<String> {
+        self.known.lock().await.known.cluster.clone()
+    }
+
+    /// Takes note of the name of the cluster, durably before anybody is told. The first one stays.
+    pub async fn name_cluster(&self, name: &str) -> Result<(), LogError> {
+        let mut known = self.known.lock().await;
+        if known.known.cluster.is_some() {
+            return Ok(());
+        }
+        let mut next = known.known.clone();
+        next.cluster = Some(name.to_owned());
+        self.replace(&mut known, next).await
+    }
+
     /// How many partitions a topic has; nothing if it is not known here.
     pub async fn partitions(&self, topic: &str) -> Option<i32> {
-        self.known.lock().await.topics.get(topic).copied()
+        let known = self.known.lock().await;
+        known.known.topics.get(topic).map(|topic| topic.partitions)
+    }
+
+    /// A topic; nothing if it is not known here.
+    pub async fn get(&self, topic: &str) -> Option<Topic> {
+        self.known.lock().await.known.topics.get(topic).cloned()
+    }
+
+    /// The name of the topic with this id; nothing if it is not known here.
+    pub async fn name_of(&self, id: Uuid) -> Option<String> {
+        self.known.lock().await.names.get(&id).cloned()
     }
 
     /// All topics that are known here.
-    pub async fn all(&self) -> Vec<(String, i32)> {
+    pub async fn all(&self) -> Vec<(String, Topic)> {
         let known = self.known.lock().await;
-        known
-            .topics
-            .iter()
-            .map(|(topic, partitions)| (topic.clone(), *partitions))
+        let topics = known.known.topics.iter();
+        topics
+            .map(|(name, topic)| (name.clone(), topic.clone()))
             .collect()
+    }
+
+    /// Creates a topic, durably before it is used. Its id is drawn from the name of the cluster, and from how many
+    /// topics there were before.
+    pub async fn create(
+        &self,
+        topic: &str,
+        partitions: i32,
+        configs: Configs,
+    ) -> Result<Created, LogError> {
+        let mut known = self.known.lock().await;
+        if let Some(there) = known.known.topics.get(topic) {
+            return Ok(Created::Exists(there.clone()));
+        }
+        known.check_forgotten(topic)?;
+        let mut next = known.known.clone();
+        let cluster = next.cluster.as_deref().unwrap_or_default();
+        next.created += 1;
+        let from = format!("{cluster}/{}/{topic}", next.created);
+        let new = Topic {
+            id: random_looking(&from),
+            partitions,
+            configs,
+        };
+        next.topics.insert(topic.to_owned(), new.clone());
+        self.replace(&mut known, next).await?;
+        Ok(Created::New(new))
     }
 
     /// How many deletions this broker has been told of: see [`Topics::learn`].
@@ -99,65 +182,80 @@ impl Topics {
         self.told.load(Ordering::Relaxed)
     }
 
-    /// Takes note of a topic that the first broker was asked about when there had been `deletions`. Returns `false` if
-    /// a topic was deleted since: it may have been this one, and the answer older than that.
+    /// Takes note of what the first broker says of a topic, durably before it counts; it was asked when there had been
+    /// `deletions`. Returns `None` if a topic was deleted since: it may have been this one, and the answer older than
+    /// that. One of the same name and another id is not replaced: its files are here.
     pub async fn learn(
         &self,
         topic: &str,
-        partitions: i32,
+        told: Topic,
         deletions: u64,
-    ) -> Result<bool, LogError> {
+    ) -> Result<Option<Topic>, LogError> {
         let mut known = self.known.lock().await;
         if self.deletions() != deletions {
-            return Ok(false);
+            return Ok(None);
         }
-        self.add_to(&mut known, topic, partitions).await?;
-        Ok(true)
+        match known.known.topics.get(topic) {
+            Some(there) if *there == told || there.id != told.id => {
+                return Ok(Some(there.clone()));
+            }
+            Some(_) => {}
+            None => known.check_forgotten(topic)?,
+        }
+        let mut next = known.known.clone();
+        next.topics.insert(topic.to_owned(), told.clone());
+        self.replace(&mut known, next).await?;
+        Ok(Some(told))
     }
 
-    /// Takes note of a topic, durably before it is used.
-    pub async fn add(&self, topic: &str, partitions: i32) -> Result<Created, LogError> {
-        let mut known = self.known.lock().await;
-        self.add_to(&mut known, topic, partitions).await
-    }
-
-    async fn add_to(
+    /// Changes a topic, durably before it counts; nothing if there is none with this id any more.
+    pub async fn change(
         &self,
-        known: &mut Known,
         topic: &str,
-        partitions: i32,
-    ) -> Result<Created, LogError> {
-        if let Some(there) = known.topics.get(topic) {
-            return Ok(Created::Exists(*there));
-        }
-        if known.deleted.contains_key(topic) {
-            let source = io::Error::other("the topic of this name is still being deleted");
-            return Err(LogError::io(topic)(source));
-        }
-        let mut next = known.clone();
-        next.topics.insert(topic.to_owned(), partitions);
-        self.replace(known, next).await?;
-        Ok(Created::New)
+        id: Uuid,
+        change: impl FnOnce(&mut Topic),
+    ) -> Result<Option<Topic>, LogError> {
+        let mut known = self.known.lock().await;
+        let mut next = known.known.clone();
+        let there = next.topics.get_mut(topic).filter(|there| there.id == id);
+        let Some(there) = there else {
+            return Ok(None);
+        };
+        change(there);
+        let changed = there.clone();
+        self.replace(&mut known, next).await?;
+        Ok(Some(changed))
     }
 
-    /// Takes note that a topic is deleted, durably before the first of its files goes. It cannot be added
-    /// again before [`Topics::forget`]. `number` is that of the deletion, as the first broker has it; without one,
-    /// this is the first broker. Returns whether files may be left; `None` if there is no such topic.
-    pub async fn delete(&self, topic: &str, number: Option<u64>) -> Result<Option<bool>, LogError> {
+    /// Takes note that a topic is deleted, durably before the first of its files goes; that of this id, if one is
+    /// given. It cannot be added again before [`Topics::forget`]. `number` is that of the deletion, as the first broker
+    /// has it; without one, this is the first broker. Returns whether files may be left; `None` if there is no such
+    /// topic.
+    pub async fn delete(
+        &self,
+        topic: &str,
+        id: Option<Uuid>,
+        number: Option<u64>,
+    ) -> Result<Option<bool>, LogError> {
         let mut known = self.known.lock().await;
         self.told.fetch_add(1, Ordering::Relaxed);
-        if known.deleted.contains_key(topic) {
+        let there = known.known.topics.get(topic);
+        if there.is_some_and(|there| id.is_some_and(|id| there.id != id)) {
+            return Ok(None);
+        }
+        if known.known.deleted.contains_key(topic) {
             return Ok(Some(true));
         }
-        let is_there = known.topics.contains_key(topic);
+        let is_there = there.is_some();
+        let last = known.known.deletions;
         let number = match number {
             None if !is_there => return Ok(None),
-            None => known.deletions + 1,
+            None => last + 1,
             // It was carried out before, and what has this name now is another topic.
-            Some(number) if number <= known.deletions => return Ok(Some(false)),
+            Some(number) if number <= last => return Ok(Some(false)),
             Some(number) => number,
         };
-        let mut next = known.clone();
+        let mut next = known.known.clone();
         next.deletions = number;
         if next.topics.remove(topic).is_some() {
             next.deleted.insert(topic.to_owned(), number);
@@ -169,7 +267,7 @@ impl Topics {
     /// The files of a deleted topic are gone.
     pub async fn forget(&self, topic: &str) -> Result<(), LogError> {
         let mut known = self.known.lock().await;
-        let mut next = known.clone();
+        let mut next = known.known.clone();
         next.deleted.remove(topic);
         self.replace(&mut known, next).await
     }
@@ -177,7 +275,7 @@ impl Topics {
     /// The deleted topics whose files may still be there, in the order of their deletions, which is told with them.
     pub async fn deleted(&self) -> Vec<(String, u64)> {
         let known = self.known.lock().await;
-        let deleted = known.deleted.iter();
+        let deleted = known.known.deleted.iter();
         let mut deleted: Vec<_> = deleted
             .map(|(topic, number)| (topic.clone(), *number))
             .collect();
@@ -185,11 +283,37 @@ impl Topics {
         deleted
     }
 
-    async fn replace(&self, known: &mut Known, next: Known) -> Result<(), LogError> {
+    async fn replace(&self, known: &mut Indexed, next: Known) -> Result<(), LogError> {
         small_file::write(&*self.disk, TOPICS_FILE, &next).await?;
-        *known = next;
+        *known = Indexed::new(next);
         Ok(())
     }
+}
+
+impl Indexed {
+    fn new(known: Known) -> Self {
+        let names = known.topics.iter();
+        let names = names.map(|(name, topic)| (topic.id, name.clone()));
+        Indexed {
+            names: names.collect(),
+            known,
+        }
+    }
+
+    fn check_forgotten(&self, topic: &str) -> Result<(), LogError> {
+        match self.known.deleted.contains_key(topic) {
+            false => Ok(()),
+            true => {
+                let source = io::Error::other("the topic of this name is still being deleted");
+                Err(LogError::io(topic)(source))
+            }
+        }
+    }
+}
+
+/// An id that looks like the random ones that Kafka draws, and is the same for the same text.
+pub fn random_looking(text: &str) -> Uuid {
+    uuid::Builder::from_random_bytes(xxh3_128(text.as_bytes()).to_be_bytes()).into_uuid()
 }
 
 /// Which of `brokers` leads a partition.

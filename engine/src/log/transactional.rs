@@ -63,7 +63,7 @@ impl TransactionalConfig {
         TransactionalConfig {
             transactional_id: transactional_id.to_owned(),
             timeout: Duration::from_secs(60),
-            record_bytes_max: 1 << 20,
+            record_bytes_max: 1_000_000,
             version: None,
             producer: ProducerConfig::default(),
         }

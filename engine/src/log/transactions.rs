@@ -244,10 +244,10 @@ pub fn init(
     fresh: Option<ProducerId>,
 ) -> Result<Init, ResponseError> {
     let Some(known) = known else {
-        return Ok(match (claim, fresh) {
-            (Some(_), _) => return Err(ResponseError::InvalidProducerIdMapping),
-            (None, None) => Init::NeedsProducer,
-            (None, Some(fresh)) => Init::Become(Transactional::new(fresh, timeout_ms, now_ms)),
+        // Whoever claims to have been somebody was forgotten: it goes on as somebody new, as over Kafka.
+        return Ok(match fresh {
+            None => Init::NeedsProducer,
+            Some(fresh) => Init::Become(Transactional::new(fresh, timeout_ms, now_ms)),
         });
     };
     if known.ending().is_some() {

@@ -221,9 +221,20 @@ pub fn set_base_offset(batch: &mut [u8], offset: Offset) {
     batch[..8].copy_from_slice(&offset.0.to_be_bytes());
 }
 
+/// Gives all records of a batch the time at which they were appended, in milliseconds since 1970.
+pub fn set_append_time(batch: &mut [u8], now_ms: i64) {
+    let attributes = attributes(batch) | LOG_APPEND_TIME;
+    batch[21..23].copy_from_slice(&attributes.to_be_bytes());
+    set_max_timestamp(batch, now_ms);
+}
+
 /// Corrects the newest timestamp of a batch, and with it its checksum.
 pub(super) fn set_max_timestamp(batch: &mut [u8], time_ms: i64) {
     batch[35..43].copy_from_slice(&time_ms.to_be_bytes());
+    set_checksum(batch);
+}
+
+fn set_checksum(batch: &mut [u8]) {
     let checksum = crc32c::crc32c(&batch[21..]);
     batch[17..21].copy_from_slice(&checksum.to_be_bytes());
 }
@@ -271,8 +282,7 @@ pub fn encode(records: &[NewRecord], by: Identity) -> Result<Bytes, BatchError> 
     if by.sequence.0 < 0 {
         // The encoder counts sequences on from -1: the batch has none.
         bytes[53..57].copy_from_slice(&(-1i32).to_be_bytes());
-        let checksum = crc32c::crc32c(&bytes[21..]);
-        bytes[17..21].copy_from_slice(&checksum.to_be_bytes());
+        set_checksum(&mut bytes);
     }
     Ok(bytes.freeze())
 }

@@ -1,6 +1,10 @@
 //! Frames: a length, a header, a message. What a peer sends is never trusted.
 
-use super::{guarded::Guarded, skeleton};
+use super::{
+    guarded::Guarded,
+    oversize::{self, Oversized, OVERSIZE_BYTES_MAX},
+    skeleton,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{ApiKey, RequestHeader, ResponseHeader},
@@ -14,18 +18,57 @@ pub const FRAME_BYTES_MAX: usize = 16 << 20;
 
 /// Reads a frame, without its length. Nothing at the end of the stream.
 pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Bytes>> {
+    match read_length(stream).await? {
+        None => Ok(None),
+        Some(bytes) if bytes <= FRAME_BYTES_MAX => read_body(stream, bytes).await,
+        Some(bytes) => Err(garbage(format!("a frame of {bytes} bytes"))),
+    }
+}
+
+/// A request, as it has come.
+#[derive(Clone, Debug)]
+pub enum Incoming {
+    /// All of it.
+    Whole(Bytes),
+    /// It was too large: see [`oversize`].
+    TooLarge(Oversized),
+}
+
+/// Reads a request, without its length. Nothing at the end of the stream.
+pub async fn read_request(
+    stream: &mut (impl AsyncRead + Unpin + Send),
+) -> io::Result<Option<Incoming>> {
+    match read_length(stream).await? {
+        None => Ok(None),
+        Some(bytes) if bytes <= FRAME_BYTES_MAX => {
+            Ok(read_body(stream, bytes).await?.map(Incoming::Whole))
+        }
+        Some(bytes) if bytes <= OVERSIZE_BYTES_MAX => {
+            // Boxed: hardly any connection needs the room for it.
+            let read = Box::pin(oversize::read(stream, bytes)).await?;
+            Ok(Some(Incoming::TooLarge(read)))
+        }
+        Some(bytes) => Err(garbage(format!("a frame of {bytes} bytes"))),
+    }
+}
+
+async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<usize>> {
     let mut len = [0; 4];
     match stream.read_exact(&mut len).await {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         read => read?,
     };
     let len = i32::from_be_bytes(len);
-    let bytes = usize::try_from(len)
-        .ok()
-        .filter(|len| *len <= FRAME_BYTES_MAX);
-    let Some(bytes) = bytes else {
-        return Err(garbage(format!("a frame of {len} bytes")));
-    };
+    match usize::try_from(len) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(_) => Err(garbage(format!("a frame of {len} bytes"))),
+    }
+}
+
+async fn read_body(
+    stream: &mut (impl AsyncRead + Unpin),
+    bytes: usize,
+) -> io::Result<Option<Bytes>> {
     // The buffer grows with what arrives: a length alone takes no memory.
     let mut frame = BytesMut::with_capacity(bytes.min(64 << 10));
     let mut rest = stream.take(bytes as u64);

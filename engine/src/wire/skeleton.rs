@@ -145,7 +145,25 @@ const SKELETONS: &[Row] = &[
         ],
     ),
     (DeleteTopics, 1, 3, &[List(&[Text]), Skip(4)]),
+    (
+        DeleteRecords,
+        0,
+        1,
+        &[List(&[Text, List(&[Skip(12)])]), Skip(4)],
+    ),
     (InitProducerId, 0, 1, &[Text, Skip(4)]),
+    (
+        OffsetForLeaderEpoch,
+        2,
+        2,
+        &[List(&[Text, List(&[Skip(12)])])],
+    ),
+    (
+        OffsetForLeaderEpoch,
+        3,
+        3,
+        &[Skip(4), List(&[Text, List(&[Skip(12)])])],
+    ),
     (AddPartitionsToTxn, 0, 2, &[Text, Skip(10), INDEXES]),
     (AddOffsetsToTxn, 0, 2, &[Text, Skip(10), Text]),
     (EndTxn, 0, 2, &[Text, Skip(11)]),
@@ -173,7 +191,30 @@ const SKELETONS: &[Row] = &[
         3,
         &[List(&[Skip(1), Text, List(&[Text])]), Skip(2)],
     ),
+    (
+        AlterConfigs,
+        0,
+        1,
+        &[List(&[Skip(1), Text, List(&[Text, Text])]), Skip(1)],
+    ),
+    (
+        CreatePartitions,
+        0,
+        1,
+        &[List(&[Text, Skip(4), List(&[List(&[Skip(4)])])]), Skip(5)],
+    ),
+    (DescribeLogDirs, 1, 1, &[INDEXES]),
+    (OffsetDelete, 0, 0, &[Text, INDEXES]),
     (DeleteGroups, 0, 1, &[List(&[Text])]),
+    (
+        IncrementalAlterConfigs,
+        0,
+        0,
+        &[
+            List(&[Skip(1), Text, List(&[Text, Skip(1), Text])]),
+            Skip(1),
+        ],
+    ),
 ];
 
 /// What a member of a group of consumers says about itself, without its version.

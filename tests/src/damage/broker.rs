@@ -52,8 +52,7 @@ fn config() -> BrokerConfig {
     BrokerConfig {
         segment_bytes: 900,
         coordinators: 2,
-        retention_bytes_of: [("short".to_owned(), 1800)].into(),
-        retention: Duration::from_secs(1 << 40),
+        retention: None,
         producer_retention: Duration::from_secs(1 << 40),
         reserve_bytes: 512,
         ..BrokerConfig::new(BrokerId(0), vec![ADDRESS.to_owned()])
@@ -378,9 +377,12 @@ fn record(number: i32) -> NewRecord {
 
 /// Returns the greatest producer id that was used.
 async fn fill(cluster: &Cluster) -> ProducerId {
-    for (topic, partitions) in [("both", 2), ("short", 1), ("plain", 2), ("gone", 1)] {
+    for (topic, partitions) in [("both", 2), ("plain", 2), ("gone", 1)] {
         cluster.ensure_topic(topic, partitions).await.unwrap();
     }
+    let short = [("retention.bytes", "1800".to_owned())];
+    let made = cluster.ensure_configured_topic("short", 1, &short);
+    made.await.unwrap();
     let producer = Producer::new(cluster.clone(), ProducerConfig::default()).await;
     for number in 0..40 {
         for topic in ["short", "plain", "gone"] {

@@ -63,8 +63,9 @@ async fn run(arguments: &BrokerArguments) -> Result<u8, BadInput> {
     };
     let config = BrokerConfig {
         segment_bytes: arguments.segment_bytes,
-        retention_bytes: arguments.retention_bytes.unwrap_or(u64::MAX),
-        retention: Duration::from_secs(arguments.retention_hours * 3600),
+        retention_bytes: arguments.retention_bytes,
+        retention: Some(Duration::from_secs(arguments.retention_hours * 3600)),
+        auto_create_topics: arguments.auto_create_topics,
         coordinators: COORDINATORS,
         without: arguments.without.clone(),
         ..BrokerConfig::new(BrokerId(0), vec![arguments.listen.clone()])

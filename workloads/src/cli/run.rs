@@ -202,7 +202,7 @@ impl Run<'_> {
         }
         let config = BrokerConfig {
             coordinators: 4,
-            retention: Duration::MAX,
+            retention: None,
             ..BrokerConfig::new(BrokerId(0), vec!["127.0.0.1:0".into()])
         };
         let dir = self.arguments.dir.clone();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sim::Params;
 use std::time::Duration;
 
-use super::{CHATTER, COMMANDS, GROUP};
+use super::{COMMANDS, GROUP};
 
 /// Entries that are larger cannot be sent.
 pub const RECORD_BYTES_MAX: usize = 4096;
@@ -222,12 +222,16 @@ impl Settings {
         }
     }
 
+    /// What the topic is configured with that keeps only its newest records.
+    pub fn chatter(&self) -> [(&'static str, String); 1] {
+        [("retention.bytes", self.chatter_bytes.to_string())]
+    }
+
     /// How broker `id` of `brokers` is set up.
     pub fn broker(&self, id: usize, brokers: Vec<String>) -> BrokerConfig {
         BrokerConfig {
             segment_bytes: self.segment_bytes,
             reserve_bytes: 16 << 10,
-            retention_bytes_of: [(CHATTER.to_owned(), self.chatter_bytes)].into(),
             ..BrokerConfig::new(BrokerId(id as i32), brokers)
         }
     }

@@ -85,12 +85,13 @@ pub async fn run(
     let host = cluster::host(&node);
     let clock = host.clock.clone();
     let cluster = Cluster::new(host, brokers);
-    for (topic, partitions) in [(COMMANDS, settings.partitions), (CHATTER, 1)] {
-        if cluster
-            .ensure_topic(topic, partitions as i32)
-            .await
-            .is_err()
-        {
+    let chatter_configs = settings.chatter();
+    for (topic, partitions, configs) in [
+        (COMMANDS, settings.partitions, &[][..]),
+        (CHATTER, 1, &chatter_configs[..]),
+    ] {
+        let ensured = cluster.ensure_configured_topic(topic, partitions as i32, configs);
+        if ensured.await.is_err() {
             return;
         }
     }

@@ -1,37 +1,46 @@
-//! What there is: topics, brokers, versions, settings.
+//! What there is: topics, brokers, versions.
+//!
+//! | part | is |
+//! |---|---|
+//! | [`create`] | topics are created, and get more partitions |
+//! | [`delete`] | topics are deleted: what is asked, and what is answered |
+//! | [`configs`] | what topics are configured with |
+//! | [`learn`] | what the other brokers know of the first one |
+//! | [`objection`] | why something is refused |
 
-use super::{deletion::Deleted, is_internal, to_its_end, Broker};
+mod configs;
+mod create;
+mod delete;
+mod learn;
+mod objection;
+
+pub(super) use learn::Which;
+
+use super::{is_internal, Broker};
 use crate::{
     ids::PartitionId,
-    log::{
-        cluster::name,
-        topics::{self, Created},
-        LogError,
-    },
+    log::topics::{self, Topic},
     wire,
 };
 use kafka_protocol::{
     error::ResponseError,
     messages::{
         api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey},
-        create_topics_response::CreatableTopicResult,
-        delete_topics_response::DeletableTopicResult,
         describe_cluster_response::DescribeClusterBroker,
-        describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult},
+        metadata_request::MetadataRequestTopic,
         metadata_response::{
             MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
         },
-        ApiKey, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-        DeleteTopicsRequest, DeleteTopicsResponse, DescribeClusterResponse, DescribeConfigsRequest,
-        DescribeConfigsResponse, MetadataRequest, MetadataResponse, TopicName,
+        ApiKey, ApiVersionsResponse, DescribeClusterRequest, DescribeClusterResponse,
+        MetadataRequest, MetadataResponse, TopicName,
     },
     protocol::StrBytes,
 };
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// The feature under which a broker says which transactions it has (KIP-890).
 pub const TRANSACTION_VERSION: &str = "transaction.version";
-const CLUSTER_ID: &str = "seedbed";
 /// `AUTHORIZED_OPERATIONS` that nobody has asked for.
 const OPERATIONS_UNKNOWN: i32 = i32::MIN;
 
@@ -44,31 +53,42 @@ impl Broker {
         if is_internal(topic) {
             return Ok(self.config.coordinators);
         }
-        if let Some(count) = self.topics.partitions(topic).await {
-            return Ok(count);
-        }
-        if self.config.id.0 == 0 {
-            return Err(ResponseError::UnknownTopicOrPartition);
-        }
-        let deletions = self.topics.deletions();
-        let asked = self
-            .peers
-            .partitions_of(&self.config.brokers[0], topic)
-            .await;
-        let count = asked.map_err(|_| ResponseError::LeaderNotAvailable)?;
-        let count = count.ok_or(ResponseError::UnknownTopicOrPartition)?;
-        let (broker, topic) = (self.clone(), topic.to_owned());
-        let learnt = to_its_end(async move { broker.topics.learn(&topic, count, deletions).await });
-        match learnt.await {
-            Ok(true) => Ok(count),
-            Ok(false) => Err(ResponseError::LeaderNotAvailable),
-            Err(_) => Err(ResponseError::KafkaStorageError),
+        match self.topics.partitions(topic).await {
+            Some(count) => Ok(count),
+            None => Ok(self.learn(topic.into()).await?.1.partitions),
         }
     }
 
-    async fn add_topic(self: &Arc<Self>, topic: &str, count: i32) -> Result<Created, LogError> {
-        let (broker, topic) = (self.clone(), topic.to_owned());
-        to_its_end(async move { broker.topics.add(&topic, count).await }).await
+    /// A topic: known here, or asked of the first broker.
+    async fn topic(self: &Arc<Self>, name: &str) -> Result<Topic, ResponseError> {
+        match self.topic_here(name).await {
+            Some(topic) => Ok(topic),
+            None => Ok(self.learn(name.into()).await?.1),
+        }
+    }
+
+    /// A topic, if it is known here.
+    pub(super) async fn topic_here(&self, name: &str) -> Option<Topic> {
+        match is_internal(name) {
+            true => Some(topics::internal(name, self.config.coordinators)),
+            false => self.topics.get(name).await,
+        }
+    }
+
+    /// The name of the topic with this id: known here, or asked of the first broker.
+    pub(super) async fn name_of(self: &Arc<Self>, id: Uuid) -> Result<String, ResponseError> {
+        let own = [topics::TRANSACTIONS_TOPIC, topics::OFFSETS_TOPIC];
+        if let Some(own) = own
+            .into_iter()
+            .find(|own| topics::internal(own, 1).id == id)
+        {
+            return Ok(own.to_owned());
+        }
+        match self.topics.name_of(id).await {
+            Some(name) => Ok(name),
+            None if self.config.id.0 == 0 => Err(ResponseError::UnknownTopicId),
+            None => Ok(self.learn(Which::Id(id)).await?.0),
+        }
     }
 
     /// What this broker can do.
@@ -100,7 +120,11 @@ impl Broker {
     }
 
     /// Who leads what.
-    pub async fn metadata(self: &Arc<Self>, request: MetadataRequest) -> MetadataResponse {
+    pub async fn metadata(
+        self: &Arc<Self>,
+        request: MetadataRequest,
+        version: i16,
+    ) -> MetadataResponse {
         let brokers = self.config.brokers.iter().enumerate().map(|(id, address)| {
             let (host, port) = address.rsplit_once(':').unwrap_or((address, "0"));
             MetadataResponseBroker::default()
@@ -108,39 +132,79 @@ impl Broker {
                 .with_host(StrBytes::from_string(host.to_owned()))
                 .with_port(port.parse().unwrap_or(0))
         });
-        let names: Vec<String> = match &request.topics {
-            None => self
-                .topics
-                .all()
-                .await
-                .into_iter()
-                .map(|(name, _)| name)
-                .collect(),
-            Some(topics) => {
-                let names = topics.iter().filter_map(|topic| topic.name.as_ref());
-                names.map(|name| name.to_string()).collect()
-            }
-        };
+        let may_create = self.config.auto_create_topics && request.allow_auto_topic_creation;
         let mut topics = Vec::new();
-        for name in names {
-            let answer = MetadataResponseTopic::default()
-                .with_name(Some(TopicName(StrBytes::from_string(name.clone()))))
-                .with_is_internal(is_internal(&name))
-                .with_topic_authorized_operations(OPERATIONS_UNKNOWN);
-            topics.push(match self.partition_count(&name).await {
-                Err(error) => answer.with_error_code(error.code()),
-                Ok(count) => {
-                    let partitions = (0..count).map(|index| self.partition_metadata(&name, index));
-                    answer.with_partitions(partitions.collect())
+        match request.topics {
+            None => {
+                for (name, topic) in self.topics.all().await {
+                    topics.push(self.topic_metadata(&name, &topic));
                 }
-            });
+            }
+            Some(asked) => {
+                for asked in asked {
+                    let found = self.asked_topic(&asked, version, may_create).await;
+                    topics.push(match found {
+                        Ok((name, topic)) => self.topic_metadata(&name, &topic),
+                        Err(error) => MetadataResponseTopic::default()
+                            .with_is_internal(asked.name.as_deref().is_some_and(|n| is_internal(n)))
+                            // Before version 12 a name must be said.
+                            .with_name(asked.name.or((version < BY_ID).then(TopicName::default)))
+                            .with_topic_id(asked.topic_id)
+                            .with_topic_authorized_operations(OPERATIONS_UNKNOWN)
+                            .with_error_code(error.code()),
+                    });
+                }
+            }
         }
+        let cluster = self.cluster_name().await;
         MetadataResponse::default()
             .with_brokers(brokers.collect())
             .with_controller_id(0.into())
             .with_cluster_authorized_operations(OPERATIONS_UNKNOWN)
-            .with_cluster_id(Some(StrBytes::from_static_str(CLUSTER_ID)))
+            .with_cluster_id(cluster.map(StrBytes::from_string))
             .with_topics(topics)
+    }
+
+    /// The topic that somebody asks about, created if it need be and may be.
+    async fn asked_topic(
+        self: &Arc<Self>,
+        asked: &MetadataRequestTopic,
+        version: i16,
+        may_create: bool,
+    ) -> Result<(String, Topic), ResponseError> {
+        let Some(name) = &asked.name else {
+            if version < BY_ID || asked.topic_id.is_nil() {
+                return Err(ResponseError::InvalidRequest);
+            }
+            let name = self.name_of(asked.topic_id).await?;
+            let topic = self.topic(&name).await?;
+            return match topic.id == asked.topic_id {
+                true => Ok((name, topic)),
+                false => Err(ResponseError::UnknownTopicId),
+            };
+        };
+        if version < BY_ID && !asked.topic_id.is_nil() {
+            return Err(ResponseError::InvalidRequest);
+        }
+        if !topics::is_legal_name(name) {
+            return Err(ResponseError::InvalidTopicException);
+        }
+        let mut found = self.topic(name).await;
+        if may_create && found == Err(ResponseError::UnknownTopicOrPartition) {
+            self.create_on_first_use(name).await?;
+            found = self.topic(name).await;
+        }
+        Ok((name.to_string(), found?))
+    }
+
+    fn topic_metadata(&self, name: &str, topic: &Topic) -> MetadataResponseTopic {
+        let partitions = (0..topic.partitions).map(|index| self.partition_metadata(name, index));
+        MetadataResponseTopic::default()
+            .with_name(Some(text(name).into()))
+            .with_topic_id(topic.id)
+            .with_is_internal(is_internal(name))
+            .with_topic_authorized_operations(OPERATIONS_UNKNOWN)
+            .with_partitions(partitions.collect())
     }
 
     fn partition_metadata(&self, topic: &str, index: i32) -> MetadataResponsePartition {
@@ -154,128 +218,11 @@ impl Broker {
             .with_isr_nodes(vec![leader.into()])
     }
 
-    /// Creates topics: the first broker decides, the others pass the request on.
-    pub async fn create_topics(
-        self: &Arc<Self>,
-        request: CreateTopicsRequest,
-    ) -> CreateTopicsResponse {
-        let mut results = Vec::new();
-        for topic in request.topics {
-            let name = topic.name.to_string();
-            let partitions = if topic.num_partitions == -1 {
-                1
-            } else {
-                topic.num_partitions
-            };
-            let error = self
-                .create_topic(&name, partitions, request.validate_only)
-                .await;
-            results.push(
-                CreatableTopicResult::default()
-                    .with_name(topic.name)
-                    .with_error_code(error.map_or(0, |error| error.code()))
-                    .with_num_partitions(partitions)
-                    .with_replication_factor(1),
-            );
-        }
-        CreateTopicsResponse::default().with_topics(results)
-    }
-
-    async fn create_topic(
-        self: &Arc<Self>,
-        name: &str,
-        count: i32,
-        dry: bool,
-    ) -> Option<ResponseError> {
-        if !topics::is_legal_name(name) || is_internal(name) {
-            return Some(ResponseError::InvalidTopicException);
-        }
-        if !(1..=10_000).contains(&count) {
-            return Some(ResponseError::InvalidPartitions);
-        }
-        if self.config.id.0 != 0 {
-            let asked = self
-                .peers
-                .create_topic_at(&self.config.brokers[0], name, count)
-                .await;
-            return match asked {
-                Ok(code) => ResponseError::try_from_code(code),
-                Err(_) => Some(ResponseError::RequestTimedOut),
-            };
-        }
-        if dry {
-            let there = self.topics.partitions(name).await;
-            return there.map(|_| ResponseError::TopicAlreadyExists);
-        }
-        match self.add_topic(name, count).await {
-            Ok(Created::New) => None,
-            Ok(Created::Exists(_)) => Some(ResponseError::TopicAlreadyExists),
-            Err(_) => Some(ResponseError::KafkaStorageError),
-        }
-    }
-
-    /// Deletes topics: the first broker decides, then all remove what they have of it. If one of them is away, the
-    /// answer is that it takes longer; it goes on nonetheless.
-    pub async fn delete_topics(
-        self: &Arc<Self>,
-        request: DeleteTopicsRequest,
-    ) -> DeleteTopicsResponse {
-        let mut results = Vec::new();
-        // Nobody tells the first broker.
-        let number = number_of(request.timeout_ms).filter(|_| self.config.id.0 != 0);
-        for name in request.topic_names {
-            let deleted = self.delete_topic(&name, number).await;
-            results.push(
-                DeletableTopicResult::default()
-                    .with_name(Some(name))
-                    .with_error_code(deleted.err().map_or(0, |error| error.code())),
-            );
-        }
-        DeleteTopicsResponse::default().with_responses(results)
-    }
-
-    async fn delete_topic(
-        self: &Arc<Self>,
-        name: &TopicName,
-        number: Option<u64>,
-    ) -> Result<(), ResponseError> {
-        if is_internal(name) {
-            return Err(ResponseError::InvalidTopicException);
-        }
-        if number.is_none() && self.config.id.0 != 0 {
-            let request = delete_request(name, FROM_USER_MS);
-            let answer = self.ask(0, &request, DELETE_TOPICS_VERSION).await;
-            return first_error(answer.ok());
-        }
-        let (broker, topic) = (self.clone(), name.to_string());
-        let deleted = to_its_end(async move { broker.delete_here(&topic, number).await });
-        match deleted.await {
-            Ok(Deleted::Gone) => Ok(()),
-            Ok(Deleted::Unknown) => Err(ResponseError::UnknownTopicOrPartition),
-            Ok(Deleted::Later) => Err(ResponseError::RequestTimedOut),
-            // Nothing was noted, and nothing is removed.
-            Err(LogError::Unchanged { .. }) => Err(ResponseError::KafkaStorageError),
-            Err(error) => {
-                self.fail(error);
-                Err(ResponseError::KafkaStorageError)
-            }
-        }
-    }
-
-    /// Has another broker remove what it has of a topic.
-    pub(super) async fn delete_at(
-        &self,
-        peer: usize,
-        topic: &str,
-        number: u64,
-    ) -> Result<(), ResponseError> {
-        let request = delete_request(&name(topic), timeout_of(number));
-        let answer = self.ask(peer, &request, DELETE_TOPICS_VERSION).await;
-        first_error(answer.ok())
-    }
-
     /// All brokers of the cluster (KIP-700).
-    pub fn describe_cluster(&self) -> DescribeClusterResponse {
+    pub async fn describe_cluster(
+        self: &Arc<Self>,
+        _: DescribeClusterRequest,
+    ) -> DescribeClusterResponse {
         let brokers = self.config.brokers.iter().enumerate().map(|(id, address)| {
             let (host, port) = address.rsplit_once(':').unwrap_or((address, "0"));
             DescribeClusterBroker::default()
@@ -283,82 +230,23 @@ impl Broker {
                 .with_host(StrBytes::from_string(host.to_owned()))
                 .with_port(port.parse().unwrap_or(0))
         });
-        DescribeClusterResponse::default()
+        let cluster = self.cluster_name().await;
+        let answer = DescribeClusterResponse::default()
             .with_endpoint_type(1)
-            .with_cluster_id(StrBytes::from_static_str(CLUSTER_ID))
             .with_controller_id(0.into())
             .with_brokers(brokers.collect())
-            .with_cluster_authorized_operations(OPERATIONS_UNKNOWN)
-    }
-
-    /// The settings that clients ask about: those that this broker has.
-    pub fn describe_configs(&self, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
-        let settings = [
-            ("cleanup.policy", "delete".to_owned()),
-            ("segment.bytes", self.config.segment_bytes.to_string()),
-            (
-                "retention.ms",
-                self.config.retention.as_millis().to_string(),
-            ),
-            (
-                "max.message.bytes",
-                wire::frame::FRAME_BYTES_MAX.to_string(),
-            ),
-            (
-                "transaction.max.timeout.ms",
-                self.config.transaction_max_timeout.as_millis().to_string(),
-            ),
-        ];
-        let results = request.resources.into_iter().map(|resource| {
-            let wanted = |name: &str| match &resource.configuration_keys {
-                None => true,
-                Some(keys) => keys.iter().any(|key| key.as_str() == name),
-            };
-            let configs = settings.iter().filter(|(name, _)| wanted(name));
-            let configs = configs.map(|(name, value)| {
-                DescribeConfigsResourceResult::default()
-                    .with_name(StrBytes::from_static_str(name))
-                    .with_value(Some(StrBytes::from_string(value.clone())))
-                    .with_read_only(true)
-                    .with_config_source(4)
-            });
-            DescribeConfigsResult::default()
-                .with_resource_type(resource.resource_type)
-                .with_resource_name(resource.resource_name.clone())
-                .with_configs(configs.collect())
-        });
-        DescribeConfigsResponse::default().with_results(results.collect())
+            .with_cluster_authorized_operations(OPERATIONS_UNKNOWN);
+        match cluster {
+            Some(name) => answer.with_cluster_id(StrBytes::from_string(name)),
+            // Only the first broker knows it, and does not answer.
+            None => answer.with_error_code(ResponseError::CoordinatorNotAvailable.code()),
+        }
     }
 }
 
-const DELETE_TOPICS_VERSION: i16 = 5;
-const FROM_USER_MS: i32 = 5000;
-/// The first broker tells the others the number of a deletion in its time-out: so little has no user.
-const FROM_PEER_MS: i32 = i32::MIN;
-const DELETIONS_MAX: u64 = 1 << 30;
-
-fn timeout_of(number: u64) -> i32 {
-    assert!(number < DELETIONS_MAX, "{number} topics were deleted");
-    FROM_PEER_MS + number as i32
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
 }
 
-/// The number of a deletion, if the first broker asks for it.
-fn number_of(timeout_ms: i32) -> Option<u64> {
-    let number = u64::from(timeout_ms.abs_diff(FROM_PEER_MS));
-    (number < DELETIONS_MAX).then_some(number)
-}
-
-fn delete_request(topic: &TopicName, timeout_ms: i32) -> DeleteTopicsRequest {
-    DeleteTopicsRequest::default()
-        .with_topic_names(vec![topic.clone()])
-        .with_timeout_ms(timeout_ms)
-}
-
-fn first_error(answer: Option<DeleteTopicsResponse>) -> Result<(), ResponseError> {
-    let answer = answer.ok_or(ResponseError::RequestTimedOut)?;
-    let code = answer
-        .responses
-        .first()
-        .map_or(0, |result| result.error_code);
-    ResponseError::try_from_code(code).map_or(Ok(()), Err)
-}
+/// The first version of Metadata in which a topic is asked for by its id.
+const BY_ID: i16 = 12;

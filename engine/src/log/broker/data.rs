@@ -1,4 +1,4 @@
-//! Records in and out: produce, fetch, offsets by time.
+//! Records in and out: produce, fetch.
 
 use super::{is_internal, to_its_end, Broker, Later};
 use crate::{
@@ -8,7 +8,10 @@ use crate::{
         transactions::TransactionVersion,
         LogError, TopicPartition,
     },
-    wire::validate::{Checked, Checking, Refusal},
+    wire::{
+        oversize::Oversized,
+        validate::{Checked, Checking, Refusal},
+    },
 };
 use bytes::Bytes;
 use futures::{select_biased, FutureExt};
@@ -17,16 +20,17 @@ use kafka_protocol::{
     messages::{
         fetch_request::FetchTopic,
         fetch_response::{AbortedTransaction, FetchableTopicResponse, PartitionData},
-        list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse},
         produce_response::{PartitionProduceResponse, TopicProduceResponse},
-        FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, ProduceRequest,
-        ProduceResponse,
+        FetchRequest, FetchResponse, ProduceRequest, ProduceResponse,
     },
+    protocol::StrBytes,
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// The first version of Produce with which a client speaks the second version of transactions.
 const PRODUCE_TRANSACTIONS_2: i16 = 12;
+/// The first version of Fetch that names topics by their ids.
+const FETCH_BY_ID: i16 = 13;
 
 /// The records of one response take no more than this, whatever is asked for, but for a batch that is larger by
 /// itself: Kafka's default of the broker's `fetch.max.bytes`.
@@ -76,8 +80,11 @@ impl Broker {
                         .with_index(index)
                         .with_log_append_time_ms(-1)
                         .with_log_start_offset(-1);
+                    let time = appended.as_ref().ok().and_then(|(_, a)| a.append_time_ms);
                     answers.push(match durable(appended).await {
-                        Ok(base) => answer.with_base_offset(base.map_or(-1, |base| base.0)),
+                        Ok(base) => answer
+                            .with_base_offset(base.map_or(-1, |base| base.0))
+                            .with_log_append_time_ms(time.unwrap_or(-1)),
                         Err(error) => answer.with_error_code(error.code()).with_base_offset(-1),
                     });
                 }
@@ -130,8 +137,9 @@ impl Broker {
         let mut guard = None;
         loop {
             let (appending, appended) = (partition.clone(), batch.clone());
-            let appended =
-                to_its_end(async move { appending.append(&appended, guard).await }).await;
+            let now = self.host.clock.now_ms();
+            let appended = to_its_end(async move { appending.append(&appended, guard, now).await });
+            let appended = appended.await;
             match appended {
                 Ok(appended) => return Ok((partition, appended)),
                 Err(AppendError::Verify(needed)) => {
@@ -141,6 +149,7 @@ impl Broker {
                     guard = Some(needed);
                 }
                 Err(AppendError::Batch(_)) => return Err(ResponseError::CorruptMessage),
+                Err(AppendError::TooLarge { .. }) => return Err(ResponseError::MessageTooLarge),
                 Err(AppendError::OutOfOrder) => {
                     return Err(ResponseError::OutOfOrderSequenceNumber)
                 }
@@ -159,7 +168,11 @@ impl Broker {
     }
 
     /// Reads, waiting for at least a byte if nothing is there yet.
-    pub fn fetch(self: &Arc<Self>, mut request: FetchRequest) -> Later<FetchResponse> {
+    pub fn fetch(
+        self: &Arc<Self>,
+        mut request: FetchRequest,
+        version: i16,
+    ) -> Later<FetchResponse> {
         let broker = self.clone();
         name_each_once(&mut request.topics);
         async move {
@@ -168,16 +181,16 @@ impl Broker {
                 let code = ResponseError::FetchSessionIdNotFound.code();
                 return response.with_error_code(code);
             }
-            let (topics, bytes) = broker.fetch_once(&request).await;
+            let (topics, bytes) = broker.fetch_once(&request, version).await;
             if bytes > 0 || request.min_bytes <= 0 || has_error(&topics) {
                 return response.with_responses(topics);
             }
             let wait = Duration::from_millis(request.max_wait_ms.clamp(0, 60_000) as u64);
             select_biased! {
-                () = broker.wait_readable(&request).fuse() => {}
+                () = broker.wait_readable(&request, version).fuse() => {}
                 () = tokio::time::sleep(wait).fuse() => {}
             }
-            let (topics, _) = broker.fetch_once(&request).await;
+            let (topics, _) = broker.fetch_once(&request, version).await;
             response.with_responses(topics)
         }
         .boxed()
@@ -186,6 +199,7 @@ impl Broker {
     async fn fetch_once(
         self: &Arc<Self>,
         request: &FetchRequest,
+        version: i16,
     ) -> (Vec<FetchableTopicResponse>, usize) {
         let isolation = isolation_of(request.isolation_level);
         let bytes_max = (request.max_bytes.max(0) as usize).min(FETCH_BYTES_MAX);
@@ -199,9 +213,11 @@ impl Broker {
                     0 => Portion::AtLeastOneBatch(bytes),
                     _ => Portion::AtMost(bytes),
                 };
-                let of = TopicPartition::new(&topic.topic, PartitionId(wanted.partition));
                 let offset = Offset(wanted.fetch_offset);
-                let read = self.read(&of, offset, portion, isolation).await;
+                let read = match self.fetched(topic, wanted.partition, version).await {
+                    Ok(partition) => self.read(&partition, offset, portion, isolation).await,
+                    Err(error) => Err(error),
+                };
                 let answer = PartitionData::default()
                     .with_partition_index(wanted.partition)
                     .with_preferred_read_replica((-1).into());
@@ -230,20 +246,37 @@ impl Broker {
                         .with_records(Some(Bytes::new())),
                 });
             }
-            let response = FetchableTopicResponse::default().with_topic(topic.topic.clone());
+            let response = FetchableTopicResponse::default()
+                .with_topic(topic.topic.clone())
+                .with_topic_id(topic.topic_id);
             topics.push(response.with_partitions(answers));
         }
         (topics, total)
     }
 
+    /// The partition that a fetch asks for: of a topic by its name, or by its id (KIP-516).
+    async fn fetched(
+        self: &Arc<Self>,
+        topic: &FetchTopic,
+        index: i32,
+        version: i16,
+    ) -> Result<Arc<Partition>, ResponseError> {
+        if version < FETCH_BY_ID {
+            let of = TopicPartition::new(&topic.topic, PartitionId(index));
+            return self.partition(&of).await;
+        }
+        let name = self.name_of(topic.topic_id).await?;
+        let of = TopicPartition::new(&name, PartitionId(index));
+        self.partition_of(&of, Some(topic.topic_id)).await
+    }
+
     async fn read(
         self: &Arc<Self>,
-        of: &TopicPartition,
+        partition: &Partition,
         offset: Offset,
         portion: Portion,
         isolation: Isolation,
     ) -> Result<Reading, ResponseError> {
-        let partition = self.partition(of).await?;
         let bounds = partition.bounds().await;
         if !(bounds.start..=bounds.high_watermark).contains(&offset) {
             return Err(ResponseError::OffsetOutOfRange);
@@ -258,13 +291,12 @@ impl Broker {
         }
     }
 
-    async fn wait_readable(self: &Arc<Self>, request: &FetchRequest) {
+    async fn wait_readable(self: &Arc<Self>, request: &FetchRequest, version: i16) {
         let isolation = isolation_of(request.isolation_level);
         let mut waits = Vec::new();
         for topic in &request.topics {
             for wanted in &topic.partitions {
-                let of = TopicPartition::new(&topic.topic, PartitionId(wanted.partition));
-                if let Ok(partition) = self.partition(&of).await {
+                if let Ok(partition) = self.fetched(topic, wanted.partition, version).await {
                     let offset = Offset(wanted.fetch_offset);
                     let wait = async move { partition.wait_readable(offset, isolation).await };
                     waits.push(wait.boxed());
@@ -275,56 +307,6 @@ impl Broker {
             return;
         }
         futures::future::select_all(waits).await;
-    }
-
-    /// The first offset (timestamp -2), the next one that a reader can get (-1), or the first of a time.
-    pub async fn list_offsets(
-        self: &Arc<Self>,
-        request: ListOffsetsRequest,
-        version: i16,
-    ) -> ListOffsetsResponse {
-        let isolation = isolation_of(request.isolation_level);
-        let mut topics = Vec::new();
-        for topic in request.topics {
-            let mut answers = Vec::new();
-            for wanted in topic.partitions {
-                let of = TopicPartition::new(&topic.name, PartitionId(wanted.partition_index));
-                let found = self.find_offset(&of, wanted.timestamp, isolation).await;
-                let answer = ListOffsetsPartitionResponse::default()
-                    .with_partition_index(wanted.partition_index)
-                    .with_timestamp(-1)
-                    .with_leader_epoch(-1)
-                    .with_offset(-1);
-                answers.push(match found {
-                    Ok(Some(offset)) if version < LEADER_EPOCHS => answer.with_offset(offset.0),
-                    Ok(Some(offset)) => answer.with_offset(offset.0).with_leader_epoch(0),
-                    Ok(None) => answer,
-                    Err(error) => answer.with_error_code(error.code()),
-                });
-            }
-            let response = ListOffsetsTopicResponse::default().with_name(topic.name);
-            topics.push(response.with_partitions(answers));
-        }
-        ListOffsetsResponse::default().with_topics(topics)
-    }
-
-    async fn find_offset(
-        self: &Arc<Self>,
-        of: &TopicPartition,
-        time_ms: i64,
-        isolation: Isolation,
-    ) -> Result<Option<Offset>, ResponseError> {
-        let partition = self.partition(of).await?;
-        let bounds = partition.bounds().await;
-        match time_ms {
-            -2 => Ok(Some(bounds.start)),
-            -1 => Ok(Some(bounds.until(isolation))),
-            0.. => {
-                let found = partition.find_time(time_ms).await;
-                Ok(found.filter(|offset| *offset < bounds.until(isolation)))
-            }
-            _ => Err(ResponseError::UnsupportedVersion),
-        }
     }
 }
 
@@ -346,10 +328,25 @@ fn code_of(refusal: Refusal) -> ResponseError {
     }
 }
 
-/// The first version of ListOffsets that tells a leader's epoch.
-const LEADER_EPOCHS: i16 = 4;
+/// The answer to a request to produce that was larger than a frame may be.
+pub fn too_large(request: Oversized) -> ProduceResponse {
+    let topics = request.topics.into_iter().map(|(name, indexes)| {
+        let partitions = indexes.into_iter().map(|index| {
+            PartitionProduceResponse::default()
+                .with_index(index)
+                .with_error_code(ResponseError::MessageTooLarge.code())
+                .with_base_offset(-1)
+                .with_log_append_time_ms(-1)
+                .with_log_start_offset(-1)
+        });
+        TopicProduceResponse::default()
+            .with_name(StrBytes::from_string(name).into())
+            .with_partition_responses(partitions.collect())
+    });
+    ProduceResponse::default().with_responses(topics.collect())
+}
 
-fn isolation_of(level: i8) -> Isolation {
+pub(super) fn isolation_of(level: i8) -> Isolation {
     match level {
         0 => Isolation::ReadUncommitted,
         _ => Isolation::ReadCommitted,
@@ -375,7 +372,8 @@ fn name_each_once(topics: &mut [FetchTopic]) {
     let mut named = BTreeSet::new();
     for topic in topics.iter_mut().rev() {
         topic.partitions.reverse();
-        (topic.partitions).retain(|wanted| named.insert((topic.topic.clone(), wanted.partition)));
+        let which = |index| (topic.topic.clone(), topic.topic_id, index);
+        (topic.partitions).retain(|wanted| named.insert(which(wanted.partition)));
         topic.partitions.reverse();
     }
 }

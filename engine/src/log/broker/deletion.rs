@@ -10,6 +10,7 @@ use crate::{
 };
 use futures::{future::BoxFuture, FutureExt};
 use std::{io, sync::Arc};
+use uuid::Uuid;
 
 /// What became of a topic that was to be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,15 +24,16 @@ pub(super) enum Deleted {
 }
 
 impl Broker {
-    /// Deletes a topic here and, if this is the first broker, everywhere. `number`: see [`Topics::delete`].
+    /// Deletes a topic here and, if this is the first broker, everywhere. `id`, `number`: see [`Topics::delete`].
     ///
     /// [`Topics::delete`]: crate::log::topics::Topics::delete
     pub(super) async fn delete_here(
         self: &Arc<Self>,
         topic: &str,
+        id: Option<Uuid>,
         number: Option<u64>,
     ) -> Result<Deleted, LogError> {
-        match self.topics.delete(topic, number).await? {
+        match self.topics.delete(topic, id, number).await? {
             None => return Ok(Deleted::Unknown),
             Some(false) => return Ok(Deleted::Gone),
             Some(true) => {}
@@ -94,7 +96,7 @@ impl Broker {
         tracing::info!(name: "broker.topic-deleted", topic);
         let mut closing = Vec::new();
         // No partition of it is opened after this: see `open_partition`.
-        self.partitions.lock().await.retain(|key, open| {
+        self.partitions.lock().await.retain(|key, (_, open)| {
             let is_left = key.topic != topic;
             if !is_left {
                 closing.push(open.clone());

@@ -4,6 +4,7 @@
 
 mod positions;
 mod describe;
+mod forget;
 
 use super::{data, to_its_end, Broker, Later, OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::{
@@ -385,7 +386,8 @@ impl Broker {
             None => {
                 let partition = coordinator.fold.partition().clone();
                 let appending = partition.clone();
-                let appended = to_its_end(async move { appending.append(&batch, None).await });
+                let appended =
+                    to_its_end(async move { appending.append(&batch, None, now_ms).await });
                 match appended.await {
                     Ok(appended) => Ok((partition, appended)),
                     Err(AppendError::Log(error)) => {

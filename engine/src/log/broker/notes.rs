@@ -176,6 +176,7 @@ impl Broker {
     async fn open_partitions(&self) -> Vec<(TopicPartition, Arc<Partition>)> {
         let partitions = self.partitions.lock().await;
         let all = partitions.iter();
-        all.map(|(of, open)| (of.clone(), open.clone())).collect()
+        all.map(|(of, (_, open))| (of.clone(), open.clone()))
+            .collect()
     }
 }

@@ -251,7 +251,7 @@ impl Broker {
             let bytes = batch::encode(&[record], by).expect("one record");
             let checked = Checked::ours(bytes).expect("it was just built");
             let partition = coordinator.fold.partition();
-            let appended = match partition.append(&checked, None).await {
+            let appended = match partition.append(&checked, None, now_ms).await {
                 Ok(appended) => appended,
                 Err(AppendError::Log(error)) => {
                     broker.fail(error);
@@ -284,7 +284,10 @@ impl Broker {
         request: InitProducerIdRequest,
     ) -> InitProducerIdResponse {
         let answer = InitProducerIdResponse::default();
+        let is_half = (request.producer_id.0 == -1) != (request.producer_epoch == -1);
         let given = match &request.transactional_id {
+            // A producer without an epoch, or the other way round, is nobody.
+            _ if is_half => Err(ResponseError::InvalidRequest),
             None => match to_its_end(self.clone().next_producer_id()).await {
                 Ok(id) => Ok((ProducerId(id), ProducerEpoch(0))),
                 Err(_) => Err(ResponseError::CoordinatorNotAvailable),

@@ -1,13 +1,14 @@
 //! Opening a partition: what a crash has left is made durable, or found to be damaged.
 
 use super::{
-    retain::{remove_segments, Snapshot, SNAPSHOT_FILE},
+    retain::{before, remove_segments, Snapshot, SNAPSHOT_FILE},
     Expected, Inner, Note, Partition, Segment, Synced,
 };
 use crate::{
     host::Disk,
     ids::Offset,
     log::{
+        configs::Effective,
         producers::Producers,
         segment::{self, Entry, Owner, Tail},
         small_file, LogError,
@@ -46,7 +47,7 @@ impl Partition {
     pub async fn open(
         disk: Arc<dyn Disk>,
         folder: String,
-        segment_bytes: u64,
+        effective: Effective,
         expected: Expected,
         begun: Arc<AtomicBool>,
     ) -> Result<Partition, LogError> {
@@ -63,6 +64,7 @@ impl Partition {
             producers: Producers::default(),
         });
         let mut inner = Inner {
+            effective,
             segments: Vec::new(),
             start_offset: snapshot.start_offset,
             end_offset: snapshot.start_offset,
@@ -70,8 +72,13 @@ impl Partition {
             producers: snapshot.producers,
         };
         // A crash came between the snapshot and the removal of what it replaces.
-        let (mut gone, bases): (Vec<Offset>, Vec<Offset>) =
-            bases.partition(|base| *base < snapshot.start_offset);
+        let bases: Vec<Offset> = bases.collect();
+        let (gone, bases) = bases.split_at(before(&bases, snapshot.start_offset));
+        let mut gone = gone.to_vec();
+        // The first segment that is left may hold records before the start, which were deleted.
+        if let Some(first) = bases.first() {
+            inner.end_offset = snapshot.start_offset.min(*first);
+        }
         let owner = Owner::of(&folder);
         let mut last = None;
         for (index, base) in bases.iter().enumerate() {
@@ -107,7 +114,6 @@ impl Partition {
             disk,
             folder,
             owner,
-            segment_bytes,
             inner: Mutex::new(inner),
             synced: Watched::new(Synced {
                 until: end_offset,

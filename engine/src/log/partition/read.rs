@@ -2,11 +2,13 @@
 
 use super::{Inner, Partition, Segment, Synced};
 use crate::{
+    host::File,
     ids::Offset,
     log::{producers::Aborted, segment, LogError},
-    wire::batch::BatchHeader,
+    wire::batch::{self, BatchHeader, Body},
 };
 use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
 
 /// Which records a reader gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +82,8 @@ impl Partition {
         let synced = self.synced.get();
         Bounds {
             start: inner.start_offset,
-            stable: synced.stable,
+            // A transaction may be open whose first records were deleted.
+            stable: synced.stable.max(inner.start_offset),
             high_watermark: synced.until,
         }
     }
@@ -157,14 +160,104 @@ impl Partition {
         Ok(reading)
     }
 
-    /// Where the first batch with a record of this time, or later, begins.
-    pub async fn find_time(&self, time_ms: i64) -> Option<Offset> {
+    /// The first record of this time, or later, and its time; `None` if there is none.
+    pub async fn find_time(&self, time_ms: i64) -> Result<Option<(Offset, i64)>, LogError> {
+        let is_late = |header: &BatchHeader| header.max_timestamp_ms >= time_ms;
+        let mut from = Offset(0);
+        loop {
+            let found = self.find_batch(from, is_late).await;
+            let Some(found) = found else {
+                return Ok(None);
+            };
+            if let Some(record) = found.first_since(time_ms).await? {
+                return Ok(Some(record));
+            }
+            // Its late records were deleted.
+            from = found.header.end_offset();
+        }
+    }
+
+    /// The first of the records with the greatest time, and that time (KIP-734); `None` if there are no records.
+    pub async fn find_newest(&self) -> Result<Option<(Offset, i64)>, LogError> {
+        let mut newest = None;
+        {
+            let inner = self.inner.lock().await;
+            for header in inner.data_since(Offset(0)) {
+                if newest.is_none_or(|newest| header.max_timestamp_ms > newest) {
+                    newest = Some(header.max_timestamp_ms);
+                }
+            }
+        }
+        match newest {
+            None => Ok(None),
+            Some(newest) => self.find_time(newest).await,
+        }
+    }
+
+    /// The first batch of data that ends after `from`, of which something is left, and for which `is_it`.
+    async fn find_batch(
+        &self,
+        from: Offset,
+        is_it: impl Fn(&BatchHeader) -> bool,
+    ) -> Option<Found> {
         let inner = self.inner.lock().await;
-        let entries = inner.segments.iter().flat_map(|segment| &segment.entries);
-        let found = entries
-            .map(|entry| entry.header)
-            .find(|header| header.max_timestamp_ms >= time_ms && !header.control);
-        found.map(|header| header.base_offset)
+        let found = inner.data_since(from).find(|header| is_it(header))?;
+        let at = inner.segments.partition_point(|segment| {
+            let last = segment.entries.last();
+            last.is_some_and(|last| last.header.end_offset() <= found.base_offset)
+        });
+        let segment = &inner.segments[at];
+        let mut entries = segment.entries.iter();
+        let entry = entries.find(|entry| entry.header.base_offset == found.base_offset)?;
+        Some(Found {
+            header: found,
+            file: segment.file.clone(),
+            path: segment.path.clone(),
+            position: entry.position,
+            start: inner.start_offset,
+        })
+    }
+}
+
+impl Inner {
+    /// The batches of data that end after `from`, of which something is left.
+    fn data_since(&self, from: Offset) -> impl Iterator<Item = BatchHeader> + '_ {
+        let from = from.max(self.start_offset);
+        let entries = self.segments.iter().flat_map(|segment| &segment.entries);
+        let headers = entries.map(|entry| entry.header);
+        headers.filter(move |header| header.end_offset() > from && !header.control)
+    }
+}
+
+/// A batch that was looked for.
+struct Found {
+    header: BatchHeader,
+    file: Arc<dyn File>,
+    path: String,
+    position: u64,
+    /// Where the log began then.
+    start: Offset,
+}
+
+impl Found {
+    /// Its first record of this time, or later, that is left; and its time.
+    async fn first_since(&self, time_ms: i64) -> Result<Option<(Offset, i64)>, LogError> {
+        let read = self.file.read_at(self.position, self.header.bytes).await;
+        let bytes = read.map_err(LogError::io(&self.path))?;
+        let damaged = |what: String| LogError::Damaged {
+            path: self.path.clone(),
+            position: self.position,
+            offset: self.header.base_offset,
+            what,
+        };
+        let batches = batch::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let Some(Body::Data(records)) = batches.first().map(|batch| &batch.body) else {
+            return Err(damaged("no batch of records".into()));
+        };
+        let mut records = records.iter();
+        let first =
+            records.find(|record| record.timestamp_ms >= time_ms && record.offset >= self.start);
+        Ok(first.map(|record| (record.offset, record.timestamp_ms)))
     }
 }
 

@@ -1,6 +1,7 @@
-//! Retention: old segments go, and what the producers did stays.
+//! The beginning of the log moves on, because records are too old or too many, or because somebody deletes them. What
+//! the producers did stays.
 
-use super::{AppendError, Partition, Segment};
+use super::{AppendError, Inner, Partition, Segment};
 use crate::{
     host::Disk,
     ids::Offset,
@@ -22,17 +23,17 @@ pub(super) struct Snapshot {
 pub(super) const SNAPSHOT_FILE: &str = "producers.snapshot";
 
 impl Partition {
-    /// Removes the oldest segments while more than `bytes_max` are left without them, or if their newest
-    /// record is older than `older_than_ms`; never the active one, never what a reader of committed
+    /// Removes the oldest segments while more bytes than its topic keeps are left without them, or if their newest
+    /// record is older; never the active one, never what a reader of committed
     /// records still waits for. Forgets the producers that were silent since `silent_since_ms`, if anything
-    /// is removed.
-    pub async fn retain(
-        &self,
-        bytes_max: u64,
-        older_than_ms: i64,
-        silent_since_ms: i64,
-    ) -> Result<(), AppendError> {
+    /// is removed. It is `now_ms`.
+    pub async fn retain(&self, now_ms: i64, silent_since_ms: i64) -> Result<(), AppendError> {
         let mut inner = self.inner.lock().await;
+        let bytes_max = inner.effective.retention_bytes.unwrap_or(u64::MAX);
+        let older_than_ms = match inner.effective.retention {
+            None => i64::MIN,
+            Some(age) => now_ms.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)),
+        };
         let mut bytes: u64 = inner.segments.iter().map(|segment| segment.bytes).sum();
         let stable = self.synced.get().stable;
         let mut gone = 0;
@@ -56,6 +57,47 @@ impl Partition {
         if gone == 0 || synced.failed || synced.stopped {
             return Ok(());
         }
+        let start = inner.segments[gone].base();
+        self.begin_at(&mut inner, start, silent_since_ms).await
+    }
+
+    /// Deletes the records before `until`; nothing: all that are durable. Returns the first offset that is left then,
+    /// durably; `None` if `until` is not in the log. What is not a whole segment stays on the disk, and nobody gets it.
+    pub async fn delete_until(&self, until: Option<Offset>) -> Result<Option<Offset>, AppendError> {
+        let mut inner = self.inner.lock().await;
+        let synced = self.synced.get();
+        if synced.closed {
+            return Err(AppendError::Deleted);
+        }
+        if synced.stopped {
+            return Err(AppendError::Stopped);
+        }
+        if synced.failed {
+            return Err(self.gave_up().into());
+        }
+        let until = until.unwrap_or(synced.until);
+        if !(Offset(0)..=synced.until).contains(&until) {
+            return Ok(None);
+        }
+        if until > inner.start_offset {
+            // Nobody is forgotten: how old a producer is, is not looked at here.
+            self.begin_at(&mut inner, until, i64::MIN).await?;
+            tracing::info!(
+                name: "log.records-deleted",
+                partition = %self.folder,
+                start_offset = until.0
+            );
+        }
+        Ok(Some(inner.start_offset))
+    }
+
+    /// From now on the log begins at `start`: durably, before the segments before it go.
+    async fn begin_at(
+        &self,
+        inner: &mut Inner,
+        start: Offset,
+        silent_since_ms: i64,
+    ) -> Result<(), AppendError> {
         // The snapshot must not know more than the disk: everything in it is synced first.
         let end = inner.end_offset;
         let active = inner.active();
@@ -64,8 +106,7 @@ impl Partition {
             self.give_up();
             return Err(error.into());
         }
-        self.reach(&mut inner, end);
-        let start = inner.segments[gone].base();
+        self.reach(inner, end);
         let producers = inner.producers.retained(start, silent_since_ms);
         // From here on it may be found after a restart.
         self.say_state(end, &producers, "retaining");
@@ -82,17 +123,25 @@ impl Partition {
         }
         inner.producers.become_retained(snapshot.producers);
         inner.start_offset = start;
-        let removed: Vec<Segment> = inner.segments.drain(..gone).collect();
+        let bases: Vec<Offset> = inner.segments.iter().map(Segment::base).collect();
+        let gone = before(&bases, start);
+        drop(inner.segments.drain(..gone));
         tracing::info!(
             name: "log.segments-removed",
             partition = %self.folder,
             segments = gone,
             start_offset = start.0
         );
-        self.tell_state(&inner, "retained");
-        let removed: Vec<Offset> = removed.iter().map(Segment::base).collect();
-        Ok(remove_segments(&*self.disk, &self.folder, &removed).await?)
+        self.tell_state(inner, "retained");
+        Ok(remove_segments(&*self.disk, &self.folder, &bases[..gone]).await?)
     }
+}
+
+/// How many segments, which begin with these offsets, hold nothing from `start` on: those whose successor begins there
+/// or before it. The active one has none.
+pub(super) fn before(bases: &[Offset], start: Offset) -> usize {
+    let successors = bases.iter().skip(1);
+    successors.take_while(|base| **base <= start).count()
 }
 
 pub(super) async fn remove_segments(

@@ -1,0 +1,123 @@
+//! What our brokers alone promise of topics: compaction is refused, and a topic may be created by its first use.
+
+use crate::stage::{addresses, play, play_configured};
+use engine::log::{cluster::Cluster, configs::KEYS};
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{
+        create_topics_request::{CreatableTopic, CreatableTopicConfig},
+        describe_configs_request::DescribeConfigsResource,
+        metadata_request::MetadataRequestTopic,
+        CreateTopicsRequest, DescribeConfigsRequest, MetadataRequest,
+    },
+    protocol::StrBytes,
+};
+
+const BROKERS: usize = 3;
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+#[test]
+fn what_this_log_does_not_do_is_refused_by_its_name() {
+    play(BROKERS, |host| async move {
+        let cluster = Cluster::new(host, addresses(BROKERS));
+        let connection = cluster.connect_any().await.unwrap();
+        for (name, value) in [
+            ("cleanup.policy", "compact"),
+            ("cleanup.policy", "compact,delete"),
+            ("compression.type", "zstd"),
+            ("min.insync.replicas", "2"),
+            ("segment.ms", "1000"),
+        ] {
+            let config = CreatableTopicConfig::default()
+                .with_name(text(name))
+                .with_value(Some(text(value)));
+            let topic = CreatableTopic::default()
+                .with_name(text("t").into())
+                .with_num_partitions(1)
+                .with_replication_factor(1)
+                .with_configs(vec![config]);
+            let request = CreateTopicsRequest::default().with_topics(vec![topic]);
+            let told = connection.call(&request).await.unwrap().topics.remove(0);
+            assert_eq!(
+                told.error_code,
+                ResponseError::InvalidConfig.code(),
+                "{name}"
+            );
+            let why = told.error_message.unwrap_or_default();
+            assert!(why.contains(name), "{why}");
+        }
+    });
+}
+
+#[test]
+fn all_that_can_be_configured_is_described() {
+    play(BROKERS, |host| async move {
+        let cluster = Cluster::new(host, addresses(BROKERS));
+        cluster.ensure_topic("t", 1).await.unwrap();
+        for address in addresses(BROKERS) {
+            let connection = cluster.connect(&address).await.unwrap();
+            let topic = DescribeConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("t"))
+                .with_configuration_keys(None);
+            let broker = DescribeConfigsResource::default()
+                .with_resource_type(4)
+                .with_configuration_keys(None);
+            let request = DescribeConfigsRequest::default().with_resources(vec![topic, broker]);
+            let told = connection.call(&request).await.unwrap().results;
+            assert_eq!(told[0].configs.len(), KEYS.len());
+            let named = |name: &str| {
+                let mut all = told[1].configs.iter();
+                let found = all.find(|config| config.name.as_str() == name);
+                found
+                    .unwrap()
+                    .value
+                    .as_deref()
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            assert_eq!(named("log.segment.bytes"), "4096", "as the stage has it");
+            assert_eq!(named("auto.create.topics.enable"), "false");
+        }
+    });
+}
+
+/// Whichever broker is asked, and unless the client asks for nothing of the kind.
+#[test]
+fn a_topic_is_created_by_its_first_use_if_the_broker_and_the_client_allow_it() {
+    let body = |creates: bool| {
+        move |host| async move {
+            let cluster = Cluster::new(host, addresses(BROKERS));
+            for (number, address) in addresses(BROKERS).iter().enumerate() {
+                let connection = cluster.connect(address).await.unwrap();
+                let asked = |name: String, allowed| {
+                    let topic = MetadataRequestTopic::default().with_name(Some(text(&name).into()));
+                    let request = MetadataRequest::default()
+                        .with_topics(Some(vec![topic]))
+                        .with_allow_auto_topic_creation(allowed);
+                    let connection = connection.clone();
+                    async move { connection.call(&request).await.unwrap().topics.remove(0) }
+                };
+                let unknown = ResponseError::UnknownTopicOrPartition.code();
+                let name = format!("t-{number}");
+                assert_eq!(asked(name.clone(), false).await.error_code, unknown);
+                let told = asked(name.clone(), true).await;
+                match creates {
+                    true => assert_eq!((told.error_code, told.partitions.len()), (0, 1)),
+                    false => assert_eq!(told.error_code, unknown),
+                }
+                let illegal = asked("no/slash".to_owned(), true).await.error_code;
+                assert_eq!(illegal, ResponseError::InvalidTopicException.code());
+            }
+        }
+    };
+    play(BROKERS, body(false));
+    play_configured(
+        BROKERS,
+        |config| config.auto_create_topics = true,
+        body(true),
+    );
+}
