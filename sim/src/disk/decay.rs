@@ -12,7 +12,7 @@ use std::{
 };
 
 /// How long something must have been durable before it is damaged.
-pub(crate) const REST: Duration = Duration::from_secs(2);
+pub(crate) const REST: Duration = Duration::from_secs(3);
 
 /// Versions of a file that may come back.
 const VERSIONS_MAX: usize = 8;

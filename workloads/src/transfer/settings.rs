@@ -65,7 +65,7 @@ pub struct Settings {
 }
 
 /// One of so many seeds has topics that come and go.
-const PASSING_ONE_IN: u64 = 4;
+const PASSING_ONE_IN: u64 = 6;
 
 /// How many partitions topics that come and go have, in a plan for which these numbers were drawn: not a draw of its own,
 /// which would change all plans that there were before.

@@ -56,7 +56,7 @@ impl Workload for TransferWorkload {
 
     fn shape(&self) -> Shape {
         let brokers = ["broker-0", "broker-1", "broker-2"];
-        let mut shape = Shape::new().faults_for(FAULTS_MS);
+        let mut shape = Shape::new().faults_for(FAULTS_MS).detecting();
         for broker in brokers {
             let others: Vec<&str> = brokers
                 .into_iter()

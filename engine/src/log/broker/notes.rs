@@ -1,8 +1,8 @@
 //! What is noted of the partitions outside of their own folders: that they were used, where their last segments begin,
 //! and how far they were durable. So what is cut off or missing later is seen.
 //!
-//! It is written soon after a segment has begun: then a partition has at least what the note says. It is written once
-//! more, to another file, when the broker is stopped: then it has exactly that. The next start renames that file back
+//! It is written about once a second while anything is appended: a partition has at least what the note says, so what has
+//! rested for a moment cannot go in silence, not even the end of a last segment. It is written once more, to another file, when the broker is stopped: then it has exactly that. The next start renames that file back
 //! before anybody is served, which takes no room.
 
 use super::Broker;
@@ -101,10 +101,12 @@ impl Notes {
         self.known.lock().expect("no change panics")
     }
 
-    fn note(&self, of: &TopicPartition, note: Note, exact: bool) {
+    /// Whether that is news.
+    fn note(&self, of: &TopicPartition, note: Note, exact: bool) -> bool {
         let mut known = self.known();
         let topic = known.entry(of.topic.clone()).or_default();
-        topic.insert(of.partition.0, Noted { note, exact });
+        let noted = Noted { note, exact };
+        topic.insert(of.partition.0, noted) != Some(noted)
     }
 
     /// What is noted of a partition that is to be opened.
@@ -127,16 +129,17 @@ impl Notes {
 }
 
 impl Broker {
-    /// Notes what has begun since the last note.
+    /// Notes what has begun, or was appended, since the last note.
     pub(super) async fn note_partitions(&self) {
-        if !self.notes.begun.swap(false, Ordering::Relaxed) {
-            return;
-        }
         let _writing = self.notes.writing.lock().await;
+        let mut is_news = self.notes.begun.swap(false, Ordering::Relaxed);
         for (of, partition) in self.open_partitions().await {
             if let Some(note) = partition.note().await {
-                self.notes.note(&of, note, false);
+                is_news |= self.notes.note(&of, note, false);
             }
+        }
+        if !is_news {
+            return;
         }
         let known = self.notes.known().clone();
         let written = small_file::write(&*self.host.disk, PARTITIONS_FILE, &known).await;
