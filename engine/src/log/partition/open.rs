@@ -107,6 +107,9 @@ impl Partition {
         remove_segments(&*disk, &folder, &gone).await?;
         if let (Some(last), false) = (last, matches!(expected, Expected::Exactly(_))) {
             inner.settle_last(last).await?;
+            // A crash may have come before its entry was durable, and so may have a sync that failed.
+            let synced = disk.sync_dir(&folder).await;
+            synced.map_err(LogError::io(&folder))?;
         }
         let end_offset = inner.end_offset;
         let stable = inner.producers.stable(end_offset);
