@@ -456,6 +456,7 @@ fn a_small_file_that_is_gone_is_asked_for() {
 fn partitions_need_no_open_file_each() {
     const FILES: u32 = 200;
     const USED: i32 = 400;
+    const TOGETHER: i32 = 40;
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let start = |listen: &str| {
         let mut limited = Command::new("sh");
@@ -470,11 +471,15 @@ fn partitions_need_no_open_file_each() {
         on_a_runtime(async {
             cluster.ensure_topic("t", USED).await.unwrap();
             cluster.ensure_topic("unused", 10_000).await.unwrap();
-            let producer = Producer::new(cluster.clone(), ProducerConfig::default()).await;
-            for _ in 0..2 {
+            // A producer has a connection for each partition, which is an open file, too.
+            for first in (0..USED)
+                .step_by(TOGETHER as usize)
+                .chain((0..USED).step_by(TOGETHER as usize))
+            {
+                let producer = Producer::new(cluster.clone(), ProducerConfig::default()).await;
                 let mut sent = Vec::new();
                 // Each is large enough for the next one to begin a segment.
-                for index in 0..USED {
+                for index in first..first + TOGETHER {
                     let to = TopicPartition::new("t", PartitionId(index));
                     let large = NewRecord {
                         value: Some(vec![7; 5000].into()),

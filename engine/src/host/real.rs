@@ -73,20 +73,11 @@ impl RealDisk {
 
 struct RealFile(Descriptor);
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    // In simulation madsim runs it inline, and calls that deprecated.
-    #[allow(deprecated)]
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(io::Error::other)?
-}
-
 #[async_trait]
 impl Disk for RealDisk {
     async fn open(&self, path: &str) -> io::Result<Arc<dyn File>> {
         let (all, path) = (self.descriptors.clone(), self.root.join(path));
-        let opened = blocking(move || {
+        let opened = self.descriptors.blocking(move || {
             let shared = all.file(path)?;
             Ok(Descriptor { all, shared })
         });
@@ -104,32 +95,37 @@ impl Disk for RealDisk {
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (self.root.join(from), self.root.join(to));
         let all = self.descriptors.clone();
-        blocking(move || all.rename(&from, &to)).await
+        self.descriptors
+            .blocking(move || all.rename(&from, &to))
+            .await
     }
 
     async fn remove(&self, path: &str) -> io::Result<()> {
         let (all, path) = (self.descriptors.clone(), self.root.join(path));
-        blocking(move || all.remove(&path)).await
+        self.descriptors.blocking(move || all.remove(&path)).await
     }
 
     async fn remove_folder(&self, folder: &str) -> io::Result<()> {
         let path = self.root.join(folder);
-        blocking(move || fs::remove_dir(path)).await
+        self.descriptors
+            .blocking(move || fs::remove_dir(path))
+            .await
     }
 
     async fn sync_dir(&self, folder: &str) -> io::Result<()> {
         let (root, path) = (self.root.clone(), self.root.join(folder));
         let all = self.descriptors.clone();
-        blocking(move || {
-            // The folder itself is an entry of the one above it, and may be new.
-            let mut above = Some(path.as_path());
-            while let Some(folder) = above.filter(|folder| folder.starts_with(&root)) {
-                all.with_room(|| fs::File::open(folder))?.sync_all()?;
-                above = folder.parent();
-            }
-            Ok(())
-        })
-        .await
+        self.descriptors
+            .blocking(move || {
+                // The folder itself is an entry of the one above it, and may be new.
+                let mut above = Some(path.as_path());
+                while let Some(folder) = above.filter(|folder| folder.starts_with(&root)) {
+                    all.with_room(|| fs::File::open(folder))?.sync_all()?;
+                    above = folder.parent();
+                }
+                Ok(())
+            })
+            .await
     }
 }
 
@@ -141,22 +137,23 @@ impl RealDisk {
         is_one: fn(&fs::FileType) -> bool,
     ) -> io::Result<Vec<String>> {
         let (all, folder) = (self.descriptors.clone(), self.root.join(folder));
-        blocking(move || {
-            let entries = match all.with_room(|| fs::read_dir(&folder)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                entries => entries?,
-            };
-            let mut names = Vec::new();
-            for entry in entries {
-                let entry = entry?;
-                if is_one(&entry.file_type()?) {
-                    names.push(entry.file_name().to_string_lossy().into_owned());
+        self.descriptors
+            .blocking(move || {
+                let entries = match all.with_room(|| fs::read_dir(&folder)) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                    entries => entries?,
+                };
+                let mut names = Vec::new();
+                for entry in entries {
+                    let entry = entry?;
+                    if is_one(&entry.file_type()?) {
+                        names.push(entry.file_name().to_string_lossy().into_owned());
+                    }
                 }
-            }
-            names.sort();
-            Ok(names)
-        })
-        .await
+                names.sort();
+                Ok(names)
+            })
+            .await
     }
 }
 
@@ -164,34 +161,45 @@ impl RealDisk {
 impl File for RealFile {
     async fn size(&self) -> io::Result<u64> {
         let file = self.0.clone();
-        blocking(move || Ok(file.read()?.metadata()?.len())).await
+        self.0
+            .all
+            .blocking(move || Ok(file.read()?.metadata()?.len()))
+            .await
     }
 
     async fn read_at(&self, offset: u64, bytes_max: usize) -> io::Result<Bytes> {
         let file = self.0.clone();
-        blocking(move || {
-            let file = file.read()?;
-            let there = file.metadata()?.len().saturating_sub(offset);
-            let mut bytes = vec![0; bytes_max.min(there as usize)];
-            file.read_exact_at(&mut bytes, offset)?;
-            Ok(Bytes::from(bytes))
-        })
-        .await
+        self.0
+            .all
+            .blocking(move || {
+                let file = file.read()?;
+                let there = file.metadata()?.len().saturating_sub(offset);
+                let mut bytes = vec![0; bytes_max.min(there as usize)];
+                file.read_exact_at(&mut bytes, offset)?;
+                Ok(Bytes::from(bytes))
+            })
+            .await
     }
 
     async fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let (file, bytes) = (self.0.clone(), bytes.to_vec());
-        blocking(move || file.write(|file| file.write_all_at(&bytes, offset))).await
+        self.0
+            .all
+            .blocking(move || file.write(|file| file.write_all_at(&bytes, offset)))
+            .await
     }
 
     async fn truncate(&self, size: u64) -> io::Result<()> {
         let file = self.0.clone();
-        blocking(move || file.write(|file| file.set_len(size))).await
+        self.0
+            .all
+            .blocking(move || file.write(|file| file.set_len(size)))
+            .await
     }
 
     async fn sync(&self) -> io::Result<()> {
         let file = self.0.clone();
-        blocking(move || file.sync()).await
+        self.0.all.blocking(move || file.sync()).await
     }
 }
 

@@ -14,11 +14,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
     },
 };
+use tokio::sync::Semaphore;
 
 /// The open files of a disk.
 #[derive(Debug)]
 pub(super) struct Descriptors {
     open_max: usize,
+    /// Held by each operation: fewer of them go on at a time than files may be open, so that one can be closed.
+    turns: Semaphore,
     /// The files that somebody has, by the paths under which they are.
     files: Mutex<BTreeMap<PathBuf, Weak<Shared>>>,
     /// Those that are open, in the order in which they are looked at when one must be closed.
@@ -50,9 +53,22 @@ impl Descriptors {
     pub fn new(open_max: usize) -> Self {
         Descriptors {
             open_max,
+            turns: Semaphore::new((open_max / 2).max(1)),
             files: Mutex::default(),
             open: Mutex::default(),
         }
+    }
+
+    /// Does something with files, in a thread that may wait for the disk.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let _turn = self.turns.acquire().await.map_err(io::Error::other)?;
+        // In simulation madsim runs it inline, and calls that deprecated.
+        #[allow(deprecated)]
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(io::Error::other)?
     }
 
     /// The file at `path`, which is created if it is not there.
