@@ -4,7 +4,8 @@
 #   DIR/libs     the jars of Apache Kafka, its tools, its Java client and Kafka Streams
 #   DIR/flink    the jars of Flink, and of its connector with the Java client that it wants
 #   DIR/classes  the programs over them, compiled
-# and, from Debian's packages, whatever is missing of Java, Maven, Python's venv and kcat.
+#   DIR/franz    the program over franz-go, compiled
+# and, from Debian's packages, whatever is missing of Java, Maven, Go, Python's venv and kcat.
 set -euo pipefail
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
@@ -15,6 +16,7 @@ flock 9
 packages=()
 command -v javac > /dev/null || packages+=(openjdk-17-jdk-headless)
 command -v mvn > /dev/null || packages+=(maven)
+command -v go > /dev/null || packages+=(golang-go)
 command -v kcat > /dev/null || packages+=(kcat)
 python3 -c 'import venv, ensurepip' 2> /dev/null || packages+=(python3-venv)
 if [ ${#packages[@]} -gt 0 ]; then
@@ -52,5 +54,8 @@ classes() { # LIBS NAME…
     fi
   done
 }
-classes "$dir/libs" Counts Streams
+classes "$dir/libs" Counts Streams Tools
 classes "$dir/flink" Flink
+
+# Go knows what has changed since.
+go build -C "$here/franz" -o "$dir/franz" .

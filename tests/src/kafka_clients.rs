@@ -7,6 +7,7 @@
 )]
 
 mod engines;
+mod tools;
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -29,6 +30,7 @@ struct Tools {
     libs: PathBuf,
     flink: PathBuf,
     classes: PathBuf,
+    franz: PathBuf,
     broker: PathBuf,
 }
 
@@ -73,6 +75,7 @@ fn tools() -> &'static Tools {
             libs: folder.join("libs"),
             flink: folder.join("flink"),
             classes: folder.join("classes"),
+            franz: folder.join("franz"),
             broker: root().join("target/live/debug/seedbed-under-test"),
         }
     })
@@ -150,6 +153,7 @@ impl Broker {
 enum Client {
     Librdkafka,
     Java,
+    Franz,
 }
 
 impl Client {
@@ -168,6 +172,7 @@ impl Client {
                 command.arg(class_path).arg(clients().join("Clients.java"));
                 command
             }
+            Client::Franz => Command::new(&tools().franz),
         };
         command.args([mode, broker, name, &count.to_string()]);
         command
@@ -265,6 +270,11 @@ fn the_java_client_is_killed_in_the_middle() {
 }
 
 #[test]
+fn franz_go_is_killed_in_the_middle() {
+    killed_in_the_middle(Client::Franz, "franz");
+}
+
+#[test]
 fn kcat_produces_lists_and_consumes() {
     let mut broker = Broker::start();
     let at = broker.address.clone();
@@ -341,9 +351,13 @@ fn apache_kafka_keeps_the_same_contracts() {
     contracts.args(["--", "--test-threads", "2"]);
     contracts.env("SEEDBED_KAFKA", &address);
     done(contracts);
-    // The programs that speak for stock clients say of Kafka what they say of us.
+    // The programs that speak for stock clients say of Kafka what they say of us, and so do its own tools.
     for mode in ["seed", "work", "verify"] {
         Client::Librdkafka.run(mode, &address, "librdkafka", 200);
+        Client::Franz.run(mode, &address, "franz", 200);
+    }
+    for commands in tools::COMMANDS {
+        tools::run(&address, commands);
     }
 }
 

@@ -7,7 +7,7 @@ use std::{path::Path, process::Command};
 
 const NUMBERS: u32 = 20_000;
 
-fn java(libs: &Path) -> Command {
+pub fn java(libs: &Path) -> Command {
     let mut java = Command::new("java");
     java.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=error");
     java.args(["-XX:TieredStopAtLevel=1", "-Xmx512m", "-cp"]);
