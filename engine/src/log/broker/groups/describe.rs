@@ -4,6 +4,7 @@ use crate::log::{
     broker::{Broker, OFFSETS_TOPIC},
     groups::Phase,
 };
+use bytes::Bytes;
 use kafka_protocol::{
     error::ResponseError,
     messages::{
@@ -66,6 +67,9 @@ impl Broker {
             all.push(match groups.get(id.as_str()) {
                 None => answer.with_group_state(StrBytes::from_static_str("Dead")),
                 Some(seat) => {
+                    // What members say of themselves, and by which protocol, is decided once they are stable.
+                    let stable = seat.group.phase() == Phase::Stable;
+                    let protocol = if stable { seat.group.protocol() } else { "" };
                     let members = seat.group.members().map(|member| {
                         let (id, instance, client, metadata, assignment) = member;
                         let text = |text: &str| StrBytes::from_string(text.to_owned());
@@ -73,14 +77,14 @@ impl Broker {
                             .with_member_id(text(id))
                             .with_group_instance_id(instance.map(text))
                             .with_client_id(text(client))
-                            .with_member_metadata(metadata)
+                            .with_member_metadata(if stable { metadata } else { Bytes::new() })
                             .with_member_assignment(assignment)
                     });
                     let text = |text: &str| StrBytes::from_string(text.to_owned());
                     answer
                         .with_group_state(text(state_of(seat.group.phase())))
                         .with_protocol_type(text(seat.group.protocol_type()))
-                        .with_protocol_data(text(seat.group.protocol()))
+                        .with_protocol_data(text(protocol))
                         .with_members(members.collect())
                 }
             });
