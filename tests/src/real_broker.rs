@@ -16,6 +16,7 @@ use engine::{
     log::{
         cluster::Cluster,
         consumer::Consumer,
+        member::{Member, MemberConfig},
         producer::{Producer, ProducerConfig},
         TopicPartition,
     },
@@ -28,8 +29,8 @@ use kafka_protocol::{
         describe_configs_request::DescribeConfigsResource,
         fetch_request::{FetchPartition, FetchTopic},
         metadata_request::MetadataRequestTopic,
-        DeleteRecordsRequest, DescribeConfigsRequest, FetchRequest, FetchResponse, MetadataRequest,
-        TopicName,
+        DeleteGroupsRequest, DeleteRecordsRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+        FetchRequest, FetchResponse, MetadataRequest, TopicName,
     },
     protocol::{Request, StrBytes},
 };
@@ -335,6 +336,43 @@ fn a_deletion_survives_kills() {
         let cluster = broker.cluster(&other);
         cluster.ensure_topic("t", 60).await.unwrap();
         assert_eq!(cluster.end_offset(&topic()).await.unwrap(), Offset(0));
+    });
+}
+
+#[test]
+fn who_has_left_a_group_is_gone_after_a_kill() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut broker = Broker::start(dir.path(), "127.0.0.1:0");
+    on_a_runtime(async {
+        let cluster = broker.cluster(&other);
+        cluster.ensure_topic("t", 1).await.unwrap();
+        let config = MemberConfig {
+            group: "readers".into(),
+            topics: vec!["t".into()],
+            session: Duration::from_secs(60),
+            rebalance: Duration::from_secs(60),
+        };
+        let mut member = Member::new(cluster, config);
+        let assignment = member.join().await;
+        member
+            .commit(&assignment.membership, &[(topic(), Offset(0))])
+            .await
+            .unwrap();
+        member.leave().await;
+        broker.kill();
+        let broker = Broker::start(dir.path(), &broker.address);
+        let mut connection = TcpStream::connect(&broker.address).await.unwrap();
+        let readers = || StrBytes::from_static_str("readers").into();
+        let described = DescribeGroupsRequest::default().with_groups(vec![readers()]);
+        let (described, _) = ask(&mut connection, &described, 5).await;
+        let group = &described.groups[0];
+        assert_eq!(
+            (group.group_state.as_str(), group.members.len()),
+            ("Empty", 0)
+        );
+        let delete = DeleteGroupsRequest::default().with_groups_names(vec![readers()]);
+        let (deleted, _) = ask(&mut connection, &delete, 2).await;
+        assert_eq!(deleted.results[0].error_code, 0, "nobody is in it");
     });
 }
 

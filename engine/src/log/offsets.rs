@@ -97,6 +97,11 @@ impl Offsets {
         self.groups.iter()
     }
 
+    /// What is stored of a group; `None` if nothing is.
+    pub fn group(&self, name: &str) -> Option<&Stored> {
+        self.groups.get(name)
+    }
+
     /// Takes note of a batch of the log. The message says what is wrong with it.
     pub fn apply(&mut self, batch: &Batch) -> Result<(), String> {
         let producer = batch.header.producer;
@@ -128,12 +133,21 @@ impl Offsets {
                     position,
                 } => self.set(group, of, position),
                 Entry::Group { group, stored } => match stored {
-                    Some(stored) => drop(self.groups.insert(group, stored)),
+                    // That nobody was left may be written after who came next.
+                    Some(stored) if self.is_newer(&group, &stored) => {
+                        self.groups.insert(group, stored);
+                    }
+                    Some(_) => {}
                     None => drop(self.groups.remove(&group)),
                 },
             }
         }
         Ok(())
+    }
+
+    fn is_newer(&self, group: &str, stored: &Stored) -> bool {
+        let known = self.group(group);
+        known.is_none_or(|known| known.generation <= stored.generation)
     }
 
     fn set(&mut self, group: String, of: TopicPartition, position: Option<Committed>) {

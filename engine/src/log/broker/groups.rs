@@ -446,17 +446,37 @@ impl Broker {
                 coordinator.change(&request.group_id, |group| group.leave(id, instance, now));
             left.err().map_or(0, |error| error.code())
         };
-        if version < 3 {
-            return answer.with_error_code(leave(&request.member_id, None));
-        }
-        let members = request.members.into_iter().map(|member| {
-            let code = leave(&member.member_id, member.group_instance_id.as_deref());
-            MemberResponse::default()
-                .with_member_id(member.member_id)
-                .with_group_instance_id(member.group_instance_id)
-                .with_error_code(code)
+        let answer = if version < 3 {
+            answer.with_error_code(leave(&request.member_id, None))
+        } else {
+            let members = request.members.into_iter().map(|member| {
+                let code = leave(&member.member_id, member.group_instance_id.as_deref());
+                MemberResponse::default()
+                    .with_member_id(member.member_id)
+                    .with_group_instance_id(member.group_instance_id)
+                    .with_error_code(code)
+            });
+            answer.with_members(members.collect())
+        };
+        // Who was told that it has left does not come back, after a crash, as a member that is silent.
+        let left = {
+            let groups = coordinator.groups.lock().expect("groups");
+            let seat = groups.get(request.group_id.as_str());
+            seat.map(|seat| seat.group.to_stored())
+        };
+        let emptied = left.filter(|left| {
+            coordinator.fold.look(|offsets| {
+                let durable = offsets.group(&request.group_id);
+                left.members.is_empty() && durable.is_some_and(|one| !one.members.is_empty())
+            })
         });
-        answer.with_members(members.collect())
+        if let Some(stored) = emptied {
+            let stored = self.store_group(&coordinator, &request.group_id, stored);
+            if let Err(error) = stored.await {
+                return LeaveGroupResponse::default().with_error_code(error.code());
+            }
+        }
+        answer
     }
 
     /// Leaves out members that fell silent.
