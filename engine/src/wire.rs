@@ -50,7 +50,7 @@ pub const APIS: [Api; 35] = [
     api(ApiKey::LeaveGroup, 0, 5, 4),
     api(ApiKey::SyncGroup, 0, 5, 4),
     api(ApiKey::DescribeGroups, 0, 5, 5),
-    api(ApiKey::ListGroups, 0, 4, 3),
+    api(ApiKey::ListGroups, 0, 5, 3),
     api(ApiKey::ApiVersions, 0, 3, 3),
     api(ApiKey::CreateTopics, 2, 7, 5),
     api(ApiKey::DeleteTopics, 1, 6, 4),

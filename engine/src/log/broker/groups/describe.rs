@@ -33,14 +33,14 @@ impl Broker {
             let groups = coordinator.groups.lock().expect("groups");
             for (name, seat) in groups.iter() {
                 let state = state_of(seat.group.phase());
-                let filters = &request.states_filter;
-                if filters.is_empty() || filters.iter().any(|filter| filter.as_str() == state) {
+                if wanted(&request.states_filter, state) && wanted(&request.types_filter, CLASSIC) {
                     let kind = seat.group.protocol_type().to_owned();
                     all.push(
                         ListedGroup::default()
                             .with_group_id(StrBytes::from_string(name.clone()).into())
                             .with_protocol_type(StrBytes::from_string(kind))
-                            .with_group_state(StrBytes::from_static_str(state)),
+                            .with_group_state(StrBytes::from_static_str(state))
+                            .with_group_type(StrBytes::from_static_str(CLASSIC)),
                     );
                 }
             }
@@ -91,6 +91,15 @@ impl Broker {
         }
         DescribeGroupsResponse::default().with_groups(all)
     }
+}
+
+/// The type of all groups that there are: those of the classic protocol (KIP-848 names it).
+const CLASSIC: &str = "classic";
+
+/// No filter lets everything through; their case does not matter.
+fn wanted(filters: &[StrBytes], name: &str) -> bool {
+    let mut any = filters.iter();
+    filters.is_empty() || any.any(|filter| filter.eq_ignore_ascii_case(name))
 }
 
 fn state_of(phase: Phase) -> &'static str {
