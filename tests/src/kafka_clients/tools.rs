@@ -117,7 +117,7 @@ pub const COMMANDS: [&[Command]; 2] = [
             &["CompleteCommit"],
         ),
         (
-            "TransactionsCommand AT describe-producers --topic one --partition 3",
+            "TransactionsCommand AT describe-producers --topic one --partition 0",
             &["None"],
         ),
         ("BrokerApiVersionsCommand AT", &["EndTxn(26): 0 to 5 [usable: 5]"]),
@@ -126,8 +126,8 @@ pub const COMMANDS: [&[Command]; 2] = [
             &["transaction.version", "FinalizedVersionLevel: 2"],
         ),
         (
-            "ConsumerPerformance AT --topic one --num-records 1000",
-            &[", 1000, "],
+            "ConsumerPerformance AT --topic one --num-records 1002",
+            &[", 1002, "],
         ),
         ("TopicCommand AT --delete --topic one", &[]),
         ("TopicCommand AT --describe", &[]),
