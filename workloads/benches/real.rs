@@ -145,7 +145,7 @@ mod real {
         }
         let config = BrokerConfig {
             coordinators: 4,
-            retention: Duration::MAX,
+            retention: None,
             ..BrokerConfig::new(BrokerId(0), vec!["127.0.0.1:0".into()])
         };
         let bound = Broker::bind(host.clone(), config).await.expect("a broker");

@@ -313,7 +313,7 @@ pub struct Known(pub Vec<std::sync::Arc<dyn sim::Workload>>);
 /// The build without simulation explores none.
 #[cfg(not(madsim))]
 #[derive(Default)]
-pub struct Known;
+pub struct Known {}
 
 #[cfg(madsim)]
 impl Default for Known {
