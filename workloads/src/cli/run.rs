@@ -42,6 +42,8 @@ use tokio::signal::unix::{signal, Signal, SignalKind};
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// A savepoint is there by then, or the run ends without one.
 const SAVEPOINT_WITHIN: Duration = Duration::from_secs(30);
+/// Nobody comes to a job that has finished.
+const UNUSED: &str = "127.0.0.1:0";
 /// Between two tries to reach the coordinator.
 const STOP_AGAIN: Duration = Duration::from_millis(100);
 
@@ -139,7 +141,11 @@ impl Run<'_> {
             let cluster = Cluster::new(self.host.clone(), brokers.clone());
             self.ensure_input(&cluster, &brokers).await?;
             let (feed, fed) = self.feed(&cluster, &brokers).await?;
-            if !self.is_done(&feed, fed).await? {
+            if self.is_done(&feed, fed).await? {
+                // Nothing is left to do; but it must be the same job.
+                let finished = self.coordinate(&brokers, UNUSED, self.config.clone());
+                finished.await?;
+            } else {
                 let outcome = self.process(&feed, &brokers, &mut signals).await?;
                 if let Outcome::Stopped(how) = outcome {
                     anstream::eprintln!("{}; the same command goes on from there", how.what);
@@ -367,14 +373,14 @@ impl Run<'_> {
                 is_fed.set(true);
                 Ok(self.stop(&port).await)
             };
-            let unbounded = self.coordinate(brokers, &port, false);
+            let unbounded = self.coordinate(brokers, &port, self.going_on(false));
             // A feed that cannot go on ends the job.
             let mut ended = select_biased! {
                 ended = unbounded.boxed_local().fuse() => ended?,
                 fed = feeding.boxed_local().fuse() => Ended::Stopped(fed?),
             };
             if is_fed.get() && told.get().is_none() {
-                ended = self.coordinate(brokers, &port, true).await?;
+                ended = self.coordinate(brokers, &port, self.going_on(true)).await?;
             }
             Ok(match ended {
                 Ended::Finished(_) => Outcome::Finished,
@@ -414,19 +420,22 @@ impl Run<'_> {
         }
     }
 
-    /// Coordinates the job, until its input ends if it is `bounded`.
+    /// How the job is run that has more to read: until its input ends, if it is `bounded`.
+    fn going_on(&self, bounded: bool) -> JobConfig {
+        JobConfig {
+            bounded,
+            beyond_finish: true,
+            ..self.config.clone()
+        }
+    }
+
+    /// Coordinates the job until it ends.
     async fn coordinate(
         &self,
         brokers: &[String],
         listen: &str,
-        bounded: bool,
+        config: JobConfig,
     ) -> Result<Ended, BadInput> {
-        let config = JobConfig {
-            bounded,
-            // Whoever runs it again has seen that there is more.
-            beyond_finish: true,
-            ..self.config.clone()
-        };
         let job = revenue(Upstream::Repeats, 0);
         let coordinating = job.coordinate(self.host.clone(), brokers.to_vec(), config, listen);
         coordinating.await.map_err(|error| match error {
