@@ -14,7 +14,7 @@ use crate::{
     },
     failure::Failure,
     ids::{CheckpointId, Offset, PartitionId},
-    log::TopicPartition,
+    log::{cluster::ClusterError, TopicPartition},
     sink::SinkError,
     source::MISSING_AFTER,
     task::{Part, Report},
@@ -95,8 +95,8 @@ impl Attempt<'_> {
         Ok(Some(ends))
     }
 
-    /// Where a partition of the input ends: not before what was read of it. A leader may not know all of it at once; but
-    /// if that lasts, it is gone.
+    /// Where a partition of the input ends, once every transaction in it has ended: a commit is decided before its markers
+    /// are there. Not before what was read of it, either: if that lasts, it is gone.
     async fn end_of(&self, of: &TopicPartition) -> Result<Offset, AttemptError> {
         let restored = self.restored.as_ref();
         let read = restored.and_then(|complete| {
@@ -107,12 +107,17 @@ impl Attempt<'_> {
                 .copied()?;
             Some((complete.checkpoint(), position))
         });
-        let asked = Instant::now();
+        let (asked, cluster) = (Instant::now(), &self.job.cluster);
+        let unknown = |error: ClusterError| AttemptError::Log(error.to_string());
+        let written = cluster.end_offset(of).await.map_err(unknown)?;
         loop {
-            let end = self.job.cluster.stable_offset(of).await;
-            let end = end.map_err(|error| AttemptError::Log(error.to_string()))?;
+            let end = cluster.stable_offset(of).await.map_err(unknown)?;
             let Some((checkpoint, position)) = read.filter(|(_, position)| end < *position) else {
-                return Ok(end);
+                if end >= written {
+                    return Ok(end);
+                }
+                tokio::time::sleep(PAUSE).await;
+                continue;
             };
             if asked.elapsed() >= MISSING_AFTER {
                 let what = format!(

@@ -9,11 +9,24 @@ use engine::{
     guarantee::Guarantee,
     ids::{Offset, PartitionId},
     job::JobConfig,
-    log::{cluster::Cluster, consumer::Consumer, TopicPartition},
+    log::{
+        cluster::{Cluster, ClusterError},
+        consumer::Consumer,
+        TopicPartition,
+    },
     record::Record,
     sink::{idempotent::VERSION, topic::PANE, Objects, SinkKind},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// The markers of a transaction that is decided are there by then, if somebody lives who writes them.
+const MARKED_WITHIN: Duration = Duration::from_secs(60);
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a job that has finished has come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,8 +130,7 @@ impl Output<'_> {
         let mut records = Vec::new();
         for index in 0..self.config.partitions {
             let of = TopicPartition::new(topic, PartitionId(index));
-            let end = self.cluster.stable_offset(&of).await;
-            let end = end.map_err(|error| NotWhole::Log(format!("{of}: {error}")))?;
+            let end = self.end_of(&of).await?;
             let mut consumer = Consumer::new(self.cluster.clone(), of, Offset(0));
             while consumer.position() < end {
                 let polled = consumer.poll().await;
@@ -126,6 +138,25 @@ impl Output<'_> {
             }
         }
         Ok(records)
+    }
+
+    /// The end of a partition, once every transaction in it has ended: a commit is decided before its markers are there.
+    async fn end_of(&self, of: &TopicPartition) -> Result<Offset, NotWhole> {
+        let unknown = |error: ClusterError| NotWhole::Log(format!("{of}: {error}"));
+        let asked = Instant::now();
+        loop {
+            let written = self.cluster.end_offset(of).await.map_err(unknown)?;
+            let stable = self.cluster.stable_offset(of).await.map_err(unknown)?;
+            if stable >= written {
+                return Ok(stable);
+            }
+            if asked.elapsed() >= MARKED_WITHIN {
+                let open =
+                    format!("{of}: a transaction is open at offset {stable}, and nobody ends it");
+                return Err(NotWhole::Log(open));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// As many must be there as were prepared.
