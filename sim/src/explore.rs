@@ -47,6 +47,7 @@ use crate::{
 use cause::Cause;
 use process::{Halt, Start, Worker};
 use std::{
+    cmp::Reverse,
     ffi::OsString,
     ops::{Bound, RangeBounds},
     sync::{
@@ -550,9 +551,10 @@ impl Explore {
             _ if campaign.failed > 0 && campaign.failures.len() >= self.fails_max => Ended::Enough,
             _ => Ended::Done,
         };
+        // What most seeds show is seen first.
         campaign
             .failures
-            .sort_by_key(|failure| failure.anomaly.kind);
+            .sort_by_key(|failure| (Reverse(failure.count), failure.anomaly.kind));
         campaign
     }
 }

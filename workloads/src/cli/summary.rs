@@ -4,8 +4,9 @@ use super::night::cut_short;
 use anstyle::{AnsiColor, Style};
 use sim::{
     explore::{Again, Conclusion},
-    report, Campaign, Explore, What,
+    report, Campaign, Explore, Failure, What,
 };
+use std::collections::BTreeSet;
 
 /// How many failures and leaks are shown on a screen of their own, and how many on a line.
 const SCREENS_MAX: usize = 3;
@@ -53,7 +54,10 @@ pub(super) fn print(campaign: &Campaign, explore: &Explore, verbose: bool) {
     }
     if failed.len() > LINES_MAX {
         let more = failed.len() - LINES_MAX;
-        line("", format!("{more} more; --json and --out have them all"));
+        line(
+            "",
+            format!("{more} more causes; --json and --out have them all"),
+        );
     }
     verdict(campaign);
 }
@@ -101,8 +105,9 @@ fn failed(campaign: &Campaign) -> Vec<String> {
             ""
         };
         format!(
-            "{} in {} seeds{note}: {}{more}",
+            "{} under {} in {} seeds{note}: {}{more}",
             failure.anomaly.kind,
+            kinds(failure),
             failure.count,
             seeds.join(" ")
         )
@@ -115,6 +120,16 @@ fn failed(campaign: &Campaign) -> Vec<String> {
         )
     });
     causes.chain(others).collect()
+}
+
+/// The kinds of fault that a failure needs.
+fn kinds(failure: &Failure) -> String {
+    let faults = failure.plan.faults.iter();
+    let kinds: BTreeSet<&str> = faults.map(|fault| fault.what.kind()).collect();
+    match kinds.is_empty() {
+        true => "no faults".into(),
+        false => kinds.into_iter().collect::<Vec<_>>().join(" and "),
+    }
 }
 
 fn verdict(campaign: &Campaign) {
