@@ -31,6 +31,8 @@ pub mod partition;
 pub mod fold;
 pub mod configs;
 pub mod topics;
+pub mod room;
+pub mod door;
 pub mod broker;
 pub mod server;
 pub mod connection;

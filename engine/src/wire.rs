@@ -3,8 +3,8 @@
 //! A frame is a length of four bytes, a header and a message; the messages come from `kafka-protocol`,
 //! which is generated from Kafka's own definitions. Our client asks in flexible versions only (KIP-482), up to the
 //! newest that brokers from Kafka 3.0 on know; our broker also answers the older ones that common clients use. What
-//! a peer claims to send is checked before anything believes it: `guarded` for the flexible versions,
-//! `skeleton` for the older ones.
+//! a peer claims to send is checked before anything believes it: `skeleton` walks over requests, `guarded` over
+//! responses, `validate` over the batches that a broker is to keep.
 
 pub mod batch;
 mod compression;

@@ -33,6 +33,10 @@ mod log_contract;
 #[cfg(not(madsim))]
 mod real_broker;
 
+/// The real broker among peers that mean no good.
+#[cfg(any(not(madsim), feature = "kafka-clients"))]
+mod hostile;
+
 /// A pipeline for real, as a process that is killed and begun again.
 #[cfg(not(madsim))]
 mod real_run;

@@ -7,7 +7,9 @@ use engine::{
     log::{
         cluster::Cluster,
         configs::Effective,
+        door::Door,
         partition::{Expected, Isolation, Partition, Portion},
+        room::{Peer, Purse, Room, Rooms},
         LogError, TopicPartition,
     },
     record::NewRecord,
@@ -17,9 +19,13 @@ use engine::{
         validate::Checked,
     },
 };
+use futures::FutureExt;
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// After so long a broker gives up half a request.
+const HALF: Duration = Duration::from_secs(30);
 
 /// A peer that sends garbage gets its connection closed, and nobody else notices.
 #[test]
@@ -82,8 +88,9 @@ fn a_client_that_is_newer_learns_what_the_broker_knows() {
 #[test]
 fn a_silent_peer_loses_its_connection() {
     play(1, |host| async move {
-        // A request that would be of 16 MiB, and half a length.
-        for said in [&[0x00, 0xff, 0xff, 0xff, 1, 2, 3][..], &[0, 0], &[]] {
+        // A request that would be of 16 MiB, half a length, and nothing.
+        let half: &[u8] = &[0x00, 0xff, 0xff, 0xff, 1, 2, 3];
+        for (said, within) in [(half, HALF), (&[0, 0], IDLE), (&[], IDLE)] {
             let mut connection = host.net.connect("broker-0:9092").await.unwrap();
             connection.write_all(said).await.unwrap();
             let begun = tokio::time::Instant::now();
@@ -91,8 +98,80 @@ fn a_silent_peer_loses_its_connection() {
             let _ = connection.read_to_end(&mut answer).await;
             assert!(answer.is_empty());
             let after = begun.elapsed();
-            assert!(after >= IDLE && after < IDLE * 2, "closed after {after:?}");
+            assert!(
+                after >= within && after < within * 2,
+                "closed after {after:?}"
+            );
         }
+    });
+}
+
+fn is_evicted(peer: &Peer) -> bool {
+    peer.evicted().now_or_never().is_some()
+}
+
+/// Whoever only holds makes room for those who wait, after a grace, and the longest first.
+#[test]
+fn memory_that_is_held_for_long_goes_to_who_waits() {
+    play(1, |_| async move {
+        let room = Room::new(100, Duration::from_secs(1));
+        let [slow, slower, quick] = [(); 3].map(|()| Arc::new(Peer::default()));
+        let first = room.take(60, &slower).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let second = room.take(40, &slow).await;
+        assert!(room.try_take(1, &quick).is_none());
+        let mut waits = Box::pin(room.take(50, &quick));
+        let early = tokio::time::timeout(Duration::from_millis(800), &mut waits).await;
+        assert!(early.is_err() && !is_evicted(&slower), "it has its grace");
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut waits).await;
+        assert!(early.is_err() && is_evicted(&slower), "and no more");
+        assert!(!is_evicted(&slow), "that is enough");
+        drop(first);
+        let mut third = waits.await;
+        assert_eq!(room.free_bytes(), 10);
+        third.grow(10).await;
+        assert!(!is_evicted(&slow) && !is_evicted(&quick));
+        drop((second, third));
+        assert_eq!(room.free_bytes(), 100, "all is given back");
+        // What is larger than the room takes all of it, and no more.
+        drop(room.take(1000, &quick).await);
+        assert_eq!(room.free_bytes(), 100);
+    });
+}
+
+/// Whoever holds some never waits for more: it could wait for itself.
+#[test]
+fn an_answer_has_its_first_records_and_what_fits() {
+    play(1, |_| async move {
+        let (rooms, peer) = (Rooms::new(16 << 20), Arc::new(Peer::default()));
+        let mut purse = Purse::of(&peer);
+        assert!(purse.pay(&rooms.leaving, 1 << 20).await);
+        // Large now, all together: of the other room.
+        assert!(purse.pay(&rooms.leaving, 4 << 20).await);
+        assert!(!purse.pay(&rooms.leaving, 4 << 20).await);
+    });
+}
+
+/// All places are taken: a stranger goes before somebody who has made requests, and nobody goes at once.
+#[test]
+fn the_silent_make_room_for_who_comes() {
+    play(1, |_| async move {
+        let door = Door::new(2);
+        let (known, stranger) = (door.enter().unwrap(), door.enter().unwrap());
+        known.heard();
+        assert!(door.enter().is_none(), "they have just come");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let next = door.enter().expect("the stranger goes");
+        assert!(is_evicted(stranger.peer()) && !is_evicted(known.peer()));
+        drop(stranger);
+        assert!(door.enter().is_none());
+        next.heard();
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        next.heard();
+        let last = door.enter().expect("who has been silent for long goes");
+        assert!(is_evicted(known.peer()) && !is_evicted(next.peer()));
+        drop(last);
+        assert!(door.enter().is_some(), "a place is free");
     });
 }
 

@@ -69,9 +69,11 @@ fn command(dir: &Path, listen: &str) -> Command {
     command
 }
 
-struct Broker {
+/// A broker in a process of its own.
+pub struct Broker {
     process: Child,
-    address: String,
+    /// Where it listens.
+    pub address: String,
 }
 
 impl Drop for Broker {
@@ -82,7 +84,8 @@ impl Drop for Broker {
 }
 
 impl Broker {
-    fn start(dir: &Path, listen: &str) -> Broker {
+    /// Starts it, and waits until it listens.
+    pub fn start(dir: &Path, listen: &str) -> Broker {
         Broker::run(&mut command(dir, listen))
     }
 
@@ -94,6 +97,11 @@ impl Broker {
         let address = line.split([' ', ',']).nth(2).unwrap_or_default().to_owned();
         assert!(line.starts_with("listening on"), "{line}");
         Broker { process, address }
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// With SIGKILL.
@@ -556,7 +564,7 @@ const BYTES_EACH: u64 = 32 << 10;
 fn ten_thousand_idle_connections_take_little_and_hinder_nobody() {
     let allowed = rlimit::increase_nofile_limit(u64::MAX).unwrap();
     assert!(
-        allowed > CONNECTIONS as u64 + 100,
+        allowed / 8 * 5 > CONNECTIONS as u64 + 100,
         "this test needs more open files than {allowed}: see `ulimit -n`"
     );
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

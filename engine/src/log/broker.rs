@@ -30,7 +30,9 @@ use super::{
     configs::Effective,
     connection::{CallError, SharedConnection},
     partition::{self, Expected, Partition},
-    reserve, server,
+    reserve,
+    room::Rooms,
+    server,
     topics::{self, is_internal, Topics, OFFSETS_TOPIC, TRANSACTIONS_TOPIC},
     LogError, TopicPartition,
 };
@@ -87,6 +89,12 @@ pub struct BrokerConfig {
     pub transaction_max_timeout: Duration,
     /// A connection on which no request has come for so long is closed: its peer may be gone without a word.
     pub connection_idle: Duration,
+    /// Half a request, and half an answer, are given up after so long without the rest.
+    pub request_timeout: Duration,
+    /// So many connections at a time: each is an open file.
+    pub connections_max: usize,
+    /// The memory that requests and answers in flight take together, see [`super::room`].
+    pub memory_bytes: usize,
     /// Between two looks for what is overdue: transactions, members, segments.
     pub tick: Duration,
 }
@@ -109,6 +117,9 @@ impl BrokerConfig {
             without: Vec::new(),
             transaction_max_timeout: Duration::from_secs(15 * 60),
             connection_idle: Duration::from_secs(10 * 60),
+            request_timeout: Duration::from_secs(30),
+            connections_max: 10_000,
+            memory_bytes: 192 << 20,
             tick: Duration::from_millis(250),
         }
     }
@@ -168,6 +179,7 @@ pub struct Broker {
     started: Instant,
     /// Large batches that are unpacked to be checked, at most so many at a time: each takes memory.
     unpacking: Semaphore,
+    pub(super) rooms: Rooms,
 }
 
 /// A broker that has its port, and does not answer yet.
@@ -242,6 +254,7 @@ impl Broker {
             topics.name_cluster(&name).await?;
         }
         let peers = Cluster::new(host.clone(), config.brokers.clone());
+        let rooms = Rooms::new(config.memory_bytes);
         let broker = Arc::new(Broker {
             config,
             host,
@@ -260,6 +273,7 @@ impl Broker {
             peer_connections: Mutex::default(),
             started: Instant::now(),
             unpacking: Semaphore::new(UNPACKING_MAX),
+            rooms,
         });
         Ok(Bound { broker, listener })
     }

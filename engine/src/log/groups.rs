@@ -31,6 +31,9 @@ pub enum Phase {
     Stable,
 }
 
+/// What a member takes besides what it says.
+const MEMBER_BYTES: usize = 300;
+
 /// A group.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
@@ -124,6 +127,16 @@ impl Group {
     /// Its generation.
     pub fn generation(&self) -> i32 {
         self.generation
+    }
+
+    /// The memory that its members take, about.
+    pub fn bytes(&self) -> usize {
+        let members = self.members.iter().map(|(id, member)| {
+            let protocols = member.protocols.iter();
+            let said: usize = protocols.map(|(name, own)| name.len() + own.len()).sum();
+            MEMBER_BYTES + id.len() + member.client.len() + said + member.assignment.len()
+        });
+        members.sum()
     }
 
     fn metadata_of(&self, member: &Member) -> Bytes {

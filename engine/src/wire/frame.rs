@@ -18,41 +18,31 @@ pub const FRAME_BYTES_MAX: usize = 16 << 20;
 
 /// Reads a frame, without its length. Nothing at the end of the stream.
 pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Bytes>> {
-    match read_length(stream).await? {
-        None => Ok(None),
-        Some(bytes) if bytes <= FRAME_BYTES_MAX => read_body(stream, bytes).await,
-        Some(bytes) => Err(garbage(format!("a frame of {bytes} bytes"))),
+    let Some(bytes) = read_length(stream).await? else {
+        return Ok(None);
+    };
+    if bytes > FRAME_BYTES_MAX {
+        return Err(garbage(format!("a frame of {bytes} bytes")));
     }
+    // The buffer grows with what arrives: a length alone takes no memory.
+    let mut frame = BytesMut::with_capacity(bytes.min(64 << 10));
+    read_until(stream, &mut frame, bytes).await?;
+    Ok(Some(frame.freeze()))
 }
 
-/// A request, as it has come.
-#[derive(Clone, Debug)]
-pub enum Incoming {
-    /// All of it.
-    Whole(Bytes),
-    /// It was too large: see [`oversize`].
-    TooLarge(Oversized),
-}
-
-/// Reads a request, without its length. Nothing at the end of the stream.
-pub async fn read_request(
+/// Reads the rest of a request that is too large, and keeps what its refusal needs: see [`oversize`].
+pub async fn read_oversized(
     stream: &mut (impl AsyncRead + Unpin + Send),
-) -> io::Result<Option<Incoming>> {
-    match read_length(stream).await? {
-        None => Ok(None),
-        Some(bytes) if bytes <= FRAME_BYTES_MAX => {
-            Ok(read_body(stream, bytes).await?.map(Incoming::Whole))
-        }
-        Some(bytes) if bytes <= OVERSIZE_BYTES_MAX => {
-            // Boxed: hardly any connection needs the room for it.
-            let read = Box::pin(oversize::read(stream, bytes)).await?;
-            Ok(Some(Incoming::TooLarge(read)))
-        }
-        Some(bytes) => Err(garbage(format!("a frame of {bytes} bytes"))),
+    bytes: usize,
+) -> io::Result<Oversized> {
+    match bytes <= OVERSIZE_BYTES_MAX {
+        true => oversize::read(stream, bytes).await,
+        false => Err(garbage(format!("a frame of {bytes} bytes"))),
     }
 }
 
-async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<usize>> {
+/// Reads the length of a frame. Nothing at the end of the stream.
+pub async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<usize>> {
     let mut len = [0; 4];
     match stream.read_exact(&mut len).await {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -65,19 +55,19 @@ async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option
     }
 }
 
-async fn read_body(
+/// Reads on until so many bytes of a frame are there.
+pub async fn read_until(
     stream: &mut (impl AsyncRead + Unpin),
+    frame: &mut BytesMut,
     bytes: usize,
-) -> io::Result<Option<Bytes>> {
-    // The buffer grows with what arrives: a length alone takes no memory.
-    let mut frame = BytesMut::with_capacity(bytes.min(64 << 10));
-    let mut rest = stream.take(bytes as u64);
+) -> io::Result<()> {
+    let mut rest = stream.take((bytes - frame.len()) as u64);
     while frame.len() < bytes {
-        if rest.read_buf(&mut frame).await? == 0 {
+        if rest.read_buf(frame).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    Ok(Some(frame.freeze()))
+    Ok(())
 }
 
 /// The frame of a request.
@@ -159,18 +149,25 @@ pub fn client_of(frame: &[u8]) -> String {
     String::from_utf8_lossy(id).into_owned()
 }
 
+/// How many elements a request has, in all its arrays together: what it takes once it is decoded. None if it is not
+/// served.
+pub fn elements_of(frame: &[u8]) -> io::Result<usize> {
+    let head = peek_head(frame)?;
+    let api = super::api_of(head.key);
+    match api.filter(|api| (api.version_min..=api.version_max).contains(&head.version)) {
+        Some(api) => skeleton::check(api, head.version, frame).map_err(garbage),
+        None => Ok(0),
+    }
+}
+
 /// The message of a request whose head was looked at.
 pub fn decode_request<M: Decodable + HeaderVersion>(frame: &Bytes, version: i16) -> io::Result<M> {
-    let mut rest = Guarded::new(frame.clone());
-    RequestHeader::decode(&mut rest, M::header_version(version)).map_err(garbage)?;
     let api = super::api_of(peek_head(frame)?.key);
     let api = api.ok_or_else(|| garbage("a request that is not served"))?;
-    if version >= api.flexible {
-        return M::decode(&mut rest, version).map_err(garbage);
-    }
-    let mut message = rest.into_bytes();
-    skeleton::check(api.key, version, &message).map_err(garbage)?;
-    M::decode(&mut message, version).map_err(garbage)
+    skeleton::check(api, version, frame).map_err(garbage)?;
+    let mut rest = frame.clone();
+    RequestHeader::decode(&mut rest, M::header_version(version)).map_err(garbage)?;
+    M::decode(&mut rest, version).map_err(garbage)
 }
 
 /// A response to `R`: its correlation id, and its message.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cap::Cap;
 use kafka_protocol::{
     messages::*,
-    protocol::{Encodable, Request},
+    protocol::{Decodable, Encodable, HeaderVersion, Request},
 };
 use proptest::prelude::*;
 use std::alloc::System;
@@ -86,6 +86,7 @@ where
         };
         let bytes = Bytes::from(spoilt(request[4..].to_vec(), how, header));
         let _ = frame::decode_request::<R>(&bytes, version);
+        follow_the_skeleton::<R>(api, version, how);
         if version < api.flexible {
             // Our client does not ask for it.
             continue;
@@ -96,6 +97,25 @@ where
             let _ = frame::decode_response::<R>(&bytes, version);
         }
     }
+}
+
+/// What a skeleton says is there is what the decoder reads, to the last byte; and spoilt, it takes no memory.
+fn follow_the_skeleton<R: Request>(api: Api, version: i16, how: &[Spoil]) {
+    let seed = xxhash_rust::xxh3::xxh3_64(format!("{how:?}").as_bytes());
+    let sample = skeleton::sample(api, version, seed);
+    let mut rest = Bytes::from(sample.clone());
+    let header = RequestHeader::decode(&mut rest, R::header_version(version));
+    header.expect("a header as we walk over it");
+    let message = R::decode(&mut rest, version);
+    message.unwrap_or_else(|error| panic!("{:?} {version}: {error}", api.key));
+    assert!(
+        rest.is_empty(),
+        "{:?} {version}: {} are left",
+        api.key,
+        rest.len()
+    );
+    assert!(frame::decode_request::<R>(&Bytes::from(sample.clone()), version).is_ok());
+    let _ = frame::decode_request::<R>(&Bytes::from(spoilt(sample, how, 8)), version);
 }
 
 fn feed_any(api: Api, how: &[Spoil]) {

@@ -3,7 +3,8 @@
 //! The generated decoders reserve room for as many elements as an array claims to have, before they read
 //! the first one: eight bytes of garbage can claim billions, and end the process. In the flexible
 //! versions that we speak (KIP-482) every such claim is a variable-length integer, read byte by byte; and
-//! every element takes at least a byte. So a claim beyond what is left is refused as it is read.
+//! every element takes at least a byte. So a claim beyond what is left is refused as it is read. (What a broker is
+//! sent is walked over before: see `skeleton`.)
 
 use bytes::{Buf, Bytes, TryGetError};
 use kafka_protocol::protocol::buf::ByteBuf;
@@ -24,11 +25,6 @@ impl Guarded {
             claim: 0,
             bits: 0,
         }
-    }
-
-    /// What is left.
-    pub fn into_bytes(self) -> Bytes {
-        self.bytes
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) fn broker(arguments: &BrokerArguments) -> Result<u8, BadInput> {
     prepare_process();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(BadInput::new)?;
     runtime.block_on(run(arguments))
@@ -68,6 +69,7 @@ async fn run(arguments: &BrokerArguments) -> Result<u8, BadInput> {
         auto_create_topics: arguments.auto_create_topics,
         coordinators: COORDINATORS,
         without: arguments.without.clone(),
+        connections_max: connections_max(),
         ..BrokerConfig::new(BrokerId(0), vec![arguments.listen.clone()])
     };
     let bound = Broker::bind(host, config).await;
@@ -111,11 +113,20 @@ async fn run(arguments: &BrokerArguments) -> Result<u8, BadInput> {
     }
 }
 
+/// For calls of the file system: each takes memory, and no disk does more at a time.
+const BLOCKING_THREADS: usize = 64;
+
 /// A quarter of the files that the process may have open: the others are for connections, and for what is opened for
 /// a moment.
 fn files_open_max() -> usize {
     let allowed = rlimit::Resource::NOFILE.get_soft().unwrap_or(256);
     (allowed / 4).clamp(16, 8192) as usize
+}
+
+/// Five eighths of them: the log keeps its quarter, and an eighth is for what is opened for a moment.
+fn connections_max() -> usize {
+    let allowed = rlimit::Resource::NOFILE.get_soft().unwrap_or(256);
+    (allowed / 8).saturating_mul(5).clamp(16, 1 << 20) as usize
 }
 
 /// Partitions of the coordinators' topics: what is known of groups and transactional ids is spread over them.

@@ -5,6 +5,7 @@ use crate::{
     ids::{Offset, PartitionId},
     log::{
         partition::{AppendError, Appended, Isolation, Partition, Portion, Reading},
+        room::{Peer, Purse},
         transactions::TransactionVersion,
         LogError, TopicPartition,
     },
@@ -33,8 +34,8 @@ const PRODUCE_TRANSACTIONS_2: i16 = 12;
 const FETCH_BY_ID: i16 = 13;
 
 /// The records of one response take no more than this, whatever is asked for, but for a batch that is larger by
-/// itself: Kafka's default of the broker's `fetch.max.bytes`.
-const FETCH_BYTES_MAX: usize = 55 << 20;
+/// itself. (Kafka's broker has a `fetch.max.bytes`, too, of 55 MiB; here several have room at a time.)
+const FETCH_BYTES_MAX: usize = 16 << 20;
 
 type Waiting = Result<(Arc<Partition>, Appended), ResponseError>;
 
@@ -172,26 +173,27 @@ impl Broker {
         self: &Arc<Self>,
         mut request: FetchRequest,
         version: i16,
-    ) -> Later<FetchResponse> {
-        let broker = self.clone();
+        peer: &Arc<Peer>,
+    ) -> Later<(FetchResponse, Purse)> {
+        let (broker, mut purse) = (self.clone(), Purse::of(peer));
         name_each_once(&mut request.topics);
         async move {
             let response = FetchResponse::default();
             if request.session_id != 0 {
                 let code = ResponseError::FetchSessionIdNotFound.code();
-                return response.with_error_code(code);
+                return (response.with_error_code(code), purse);
             }
-            let (topics, bytes) = broker.fetch_once(&request, version).await;
+            let (topics, bytes) = broker.fetch_once(&request, version, &mut purse).await;
             if bytes > 0 || request.min_bytes <= 0 || has_error(&topics) {
-                return response.with_responses(topics);
+                return (response.with_responses(topics), purse);
             }
             let wait = Duration::from_millis(request.max_wait_ms.clamp(0, 60_000) as u64);
             select_biased! {
                 () = broker.wait_readable(&request, version).fuse() => {}
                 () = tokio::time::sleep(wait).fuse() => {}
             }
-            let (topics, _) = broker.fetch_once(&request, version).await;
-            response.with_responses(topics)
+            let (topics, _) = broker.fetch_once(&request, version, &mut purse).await;
+            (response.with_responses(topics), purse)
         }
         .boxed()
     }
@@ -200,6 +202,7 @@ impl Broker {
         self: &Arc<Self>,
         request: &FetchRequest,
         version: i16,
+        purse: &mut Purse,
     ) -> (Vec<FetchableTopicResponse>, usize) {
         let isolation = isolation_of(request.isolation_level);
         let bytes_max = (request.max_bytes.max(0) as usize).min(FETCH_BYTES_MAX);
@@ -215,7 +218,10 @@ impl Broker {
                 };
                 let offset = Offset(wanted.fetch_offset);
                 let read = match self.fetched(topic, wanted.partition, version).await {
-                    Ok(partition) => self.read(&partition, offset, portion, isolation).await,
+                    Ok(partition) => {
+                        self.read(&partition, offset, portion, isolation, purse)
+                            .await
+                    }
                     Err(error) => Err(error),
                 };
                 let answer = PartitionData::default()
@@ -276,12 +282,19 @@ impl Broker {
         offset: Offset,
         portion: Portion,
         isolation: Isolation,
+        purse: &mut Purse,
     ) -> Result<Reading, ResponseError> {
         let bounds = partition.bounds().await;
         if !(bounds.start..=bounds.high_watermark).contains(&offset) {
             return Err(ResponseError::OffsetOutOfRange);
         }
-        match partition.read(offset, portion, isolation).await {
+        let found = partition.find(offset, portion, isolation).await;
+        // Once as records, and once more as the answer.
+        let bytes = 2 * found.bytes();
+        if bytes > 0 && !purse.pay(&self.rooms.leaving, bytes).await {
+            return Ok(found.without_records());
+        }
+        match found.read().await {
             Ok(reading) => Ok(reading),
             Err(LogError::Io { .. }) => Err(ResponseError::KafkaStorageError),
             Err(damage) => {

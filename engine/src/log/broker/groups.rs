@@ -96,6 +96,20 @@ impl Coordinator {
         }
     }
 
+    /// Whether there is room for so much more of what members say. It is kept as long as they are.
+    fn check_room(&self, bytes: usize) -> Result<(), ResponseError> {
+        let groups = self.groups.lock().expect("groups");
+        let held: usize = groups.values().map(|seat| seat.group.bytes()).sum();
+        let room = match bytes <= MEMBER_BYTES_SMALL {
+            true => MEMBERS_BYTES_MAX,
+            false => MEMBERS_BYTES_MAX / 2,
+        };
+        match bytes <= MEMBER_BYTES_MAX && held + bytes <= room {
+            true => Ok(()),
+            false => Err(ResponseError::GroupMaxSizeReached),
+        }
+    }
+
     /// Waits until everything in front of `end` was applied.
     pub(super) async fn wait_applied(&self, end: Offset) -> Result<(), ResponseError> {
         let applied = self.fold.wait_applied(end).await;
@@ -111,6 +125,12 @@ const NO_TRANSACTION: Identity = Identity {
 };
 /// The first version of JoinGroup in which a member gets its id before it joins (KIP-394).
 const JOIN_WITH_ID: i16 = 4;
+/// What a member may say of itself, and a leader of all: it goes into one record of the log…
+const MEMBER_BYTES_MAX: usize = 1 << 20;
+/// What most say; those who say more leave half of the room to them.
+const MEMBER_BYTES_SMALL: usize = 64 << 10;
+/// …and what all members of the groups of one coordinator may.
+const MEMBERS_BYTES_MAX: usize = 16 << 20;
 const SESSION_MS: std::ops::RangeInclusive<i32> = 1..=1_800_000;
 
 impl Broker {
@@ -282,9 +302,15 @@ impl Broker {
             rebalance_ms: rebalance_ms as u64,
             protocol_type: request.protocol_type.to_string(),
             protocols: protocols
-                .map(|protocol| (protocol.name.to_string(), protocol.metadata.clone()))
+                // A slice would keep the whole request.
+                .map(|protocol| {
+                    let own = Bytes::copy_from_slice(&protocol.metadata);
+                    (protocol.name.to_string(), own)
+                })
                 .collect(),
         };
+        let said = (join.protocols.iter()).map(|(name, own)| name.len() + own.len());
+        coordinator.check_room(said.sum())?;
         let now = self.now_ms();
         coordinator.change(&request.group_id, |group| group.join(join, now))?;
         let joined = coordinator
@@ -323,8 +349,15 @@ impl Broker {
         };
         let assignments = request.assignments.iter();
         let mut assignments: Vec<(String, Bytes)> = assignments
-            .map(|one| (one.member_id.to_string(), one.assignment.clone()))
+            .map(|one| {
+                let own = Bytes::copy_from_slice(&one.assignment);
+                (one.member_id.to_string(), own)
+            })
             .collect();
+        if !assignments.is_empty() {
+            let given = assignments.iter().map(|(_, own)| own.len());
+            coordinator.check_room(given.sum())?;
+        }
         loop {
             let given = std::mem::take(&mut assignments);
             let now = self.now_ms();

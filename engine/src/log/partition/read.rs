@@ -71,6 +71,51 @@ pub struct Reading {
     pub bounds: Bounds,
 }
 
+/// What is to be read, and where it is.
+pub struct Located {
+    reading: Reading,
+    offset: Offset,
+    place: Option<Place>,
+}
+
+struct Place {
+    file: Arc<dyn File>,
+    path: String,
+    from: u64,
+    bytes: usize,
+}
+
+impl Located {
+    fn nothing(reading: Reading) -> Self {
+        Located {
+            offset: Offset(0),
+            reading,
+            place: None,
+        }
+    }
+
+    /// How many bytes reading it takes.
+    pub fn bytes(&self) -> usize {
+        self.place.as_ref().map_or(0, |place| place.bytes)
+    }
+
+    /// Only the partition's offsets: there is no room for its records.
+    pub fn without_records(mut self) -> Reading {
+        self.reading.aborted.clear();
+        self.reading
+    }
+
+    /// Reads it.
+    pub async fn read(mut self) -> Result<Reading, LogError> {
+        if let Some(place) = self.place {
+            let bytes = place.file.read_at(place.from, place.bytes).await;
+            let bytes = bytes.map_err(LogError::io(&place.path))?;
+            self.reading.records = unframe(&bytes, &place.path, self.offset)?;
+        }
+        Ok(self.reading)
+    }
+}
+
 impl Partition {
     /// Its offsets now.
     pub async fn bounds(&self) -> Bounds {
@@ -107,6 +152,11 @@ impl Partition {
         portion: Portion,
         isolation: Isolation,
     ) -> Result<Reading, LogError> {
+        self.find(offset, portion, isolation).await.read().await
+    }
+
+    /// Where that is, and how much: nothing is read yet.
+    pub async fn find(&self, offset: Offset, portion: Portion, isolation: Isolation) -> Located {
         let mut reading = Reading {
             records: Bytes::new(),
             aborted: Vec::new(),
@@ -116,48 +166,52 @@ impl Partition {
                 high_watermark: Offset(0),
             },
         };
-        let (file, path, from, len) = {
-            let inner = self.inner.lock().await;
-            reading.bounds = self.bounds_of(&inner);
-            let until = reading.bounds.until(isolation);
-            let holds = |segment: &Segment| {
-                let last = segment.entries.last();
-                last.is_some_and(|last| last.header.end_offset() > offset)
-            };
-            // The last segment may be empty, and is behind all that hold anything.
-            let index = inner
-                .segments
-                .partition_point(|segment| !segment.entries.is_empty() && !holds(segment));
-            let Some(segment) = inner.segments.get(index).filter(|segment| holds(segment)) else {
-                return Ok(reading);
-            };
-            let first = segment
-                .entries
-                .partition_point(|e| e.header.end_offset() <= offset);
-            let entries = segment.entries[first..].iter();
-            let readable = entries.take_while(|e| e.header.end_offset() <= until);
-            let (mut len, mut from, mut end_offset) = (0, None, offset);
-            for entry in readable {
-                let begins = from.unwrap_or(entry.position);
-                let end = (entry.position - begins) as usize + entry.header.bytes;
-                if !portion.takes(len, end) {
-                    break;
-                }
-                from = Some(begins);
-                len = end;
-                end_offset = entry.header.end_offset();
-            }
-            let Some(from) = from else {
-                return Ok(reading);
-            };
-            if isolation == Isolation::ReadCommitted {
-                reading.aborted = inner.producers.aborted(offset, end_offset);
-            }
-            (segment.file.clone(), segment.path.clone(), from, len)
+        let inner = self.inner.lock().await;
+        reading.bounds = self.bounds_of(&inner);
+        let until = reading.bounds.until(isolation);
+        let holds = |segment: &Segment| {
+            let last = segment.entries.last();
+            last.is_some_and(|last| last.header.end_offset() > offset)
         };
-        let bytes = file.read_at(from, len).await.map_err(LogError::io(&path))?;
-        reading.records = unframe(&bytes, &path, offset)?;
-        Ok(reading)
+        // The last segment may be empty, and is behind all that hold anything.
+        let index = inner
+            .segments
+            .partition_point(|segment| !segment.entries.is_empty() && !holds(segment));
+        let Some(segment) = inner.segments.get(index).filter(|segment| holds(segment)) else {
+            return Located::nothing(reading);
+        };
+        let first = segment
+            .entries
+            .partition_point(|e| e.header.end_offset() <= offset);
+        let entries = segment.entries[first..].iter();
+        let readable = entries.take_while(|e| e.header.end_offset() <= until);
+        let (mut len, mut from, mut end_offset) = (0, None, offset);
+        for entry in readable {
+            let begins = from.unwrap_or(entry.position);
+            let end = (entry.position - begins) as usize + entry.header.bytes;
+            if !portion.takes(len, end) {
+                break;
+            }
+            from = Some(begins);
+            len = end;
+            end_offset = entry.header.end_offset();
+        }
+        let Some(from) = from else {
+            return Located::nothing(reading);
+        };
+        if isolation == Isolation::ReadCommitted {
+            reading.aborted = inner.producers.aborted(offset, end_offset);
+        }
+        Located {
+            reading,
+            offset,
+            place: Some(Place {
+                file: segment.file.clone(),
+                path: segment.path.clone(),
+                from,
+                bytes: len,
+            }),
+        }
     }
 
     /// The first record of this time, or later, and its time; `None` if there is none.
