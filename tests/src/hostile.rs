@@ -38,21 +38,21 @@ use std::{
 };
 
 /// The memory that a broker may take, whatever happens.
-pub const MEMORY_BYTES: u64 = 512 << 20;
+const MEMORY_BYTES: u64 = 512 << 20;
 /// And how long an answer.
-pub const ANSWER: Duration = Duration::from_secs(1);
+const ANSWER: Duration = Duration::from_secs(1);
 /// A request of tiny elements.
 const HUGE: usize = 15 << 20;
 
 /// How long a siege lasts.
-pub fn duration() -> Duration {
+fn duration() -> Duration {
     let seconds = std::env::var("SEEDBED_HOSTILE_SECONDS");
     let seconds = seconds.map_or(30, |text| text.parse().expect("a number of seconds"));
     Duration::from_secs(seconds)
 }
 
 /// The most memory that a process has had, in bytes.
-pub fn resident_most(process: u32) -> u64 {
+fn resident_most(process: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
     let line = status.lines().find(|line| line.starts_with("VmHWM:"));
     let kib = line.and_then(|line| line.split_whitespace().nth(1));
@@ -180,7 +180,7 @@ fn bomb() -> Bytes {
 }
 
 /// Hostile peers of every kind, until it is dropped.
-pub struct Siege {
+struct Siege {
     over: Arc<AtomicBool>,
     attacks: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
@@ -188,7 +188,7 @@ pub struct Siege {
 
 impl Siege {
     /// Begins it.
-    pub fn begin(address: &str) -> Siege {
+    fn begin(address: &str) -> Siege {
         let mut siege = Siege {
             over: Arc::new(AtomicBool::new(false)),
             attacks: Arc::default(),
@@ -211,7 +211,7 @@ impl Siege {
     }
 
     /// How many attacks there were.
-    pub fn attacks(&self) -> u64 {
+    fn attacks(&self) -> u64 {
         self.attacks.load(Ordering::Relaxed)
     }
 
@@ -327,15 +327,15 @@ fn fetch(topic: &str, offset: i64, bytes: i32) -> FetchRequest {
 }
 
 /// Somebody who means well.
-pub struct Good {
+struct Good {
     stream: TcpStream,
     /// The longest that an answer took.
-    pub slowest: Duration,
+    slowest: Duration,
 }
 
 impl Good {
     /// Connects.
-    pub fn connect(address: &str) -> Good {
+    fn connect(address: &str) -> Good {
         let stream = TcpStream::connect(address).expect("it listens");
         stream.set_nodelay(true).expect("a socket");
         Good {
@@ -357,7 +357,7 @@ impl Good {
     }
 
     /// Creates a topic of one partition.
-    pub fn create(&mut self, topic: &str) {
+    fn create(&mut self, topic: &str) {
         let topic = CreatableTopic::default()
             .with_name(TopicName(text(topic)))
             .with_num_partitions(1)
@@ -370,7 +370,7 @@ impl Good {
     }
 
     /// Appends a record; its offset.
-    pub fn produce(&mut self, topic: &str, value: Vec<u8>) -> i64 {
+    fn produce(&mut self, topic: &str, value: Vec<u8>) -> i64 {
         let answer = self.ask(&produce(topic, batch_of(value).into()), 11);
         let answer = &answer.responses[0].partition_responses[0];
         assert_eq!(answer.error_code, 0);
@@ -378,7 +378,7 @@ impl Good {
     }
 
     /// The value of a record.
-    pub fn read(&mut self, topic: &str, offset: i64) -> Option<Bytes> {
+    fn read(&mut self, topic: &str, offset: i64) -> Option<Bytes> {
         let answer = self.ask(&fetch(topic, offset, 1000), 12);
         let partition = &answer.responses[0].partitions[0];
         assert_eq!(partition.error_code, 0);
@@ -391,41 +391,88 @@ impl Good {
     }
 }
 
-/// A client that means well produces and reads beside all of them.
-#[cfg(not(madsim))]
-#[test]
-fn a_good_client_is_served_beside_hostile_ones() {
-    let dir = tempfile::tempdir().unwrap();
-    let broker = crate::real_broker::Broker::start(dir.path(), "127.0.0.1:0");
-    let mut good = Good::connect(&broker.address);
-    good.create("good");
-    good.create("hostile");
-    // What they ask for and do not read.
-    for _ in 0..80 {
-        good.produce("hostile", vec![7; 900_000]);
-    }
-    good.slowest = Duration::ZERO;
-    let siege = Siege::begin(&broker.address);
+/// Produces and reads in a broker, for a while; then everything is there. Returns how many records were.
+fn mean_well(address: &str, until: impl Fn(Duration) -> bool) -> (i64, Duration) {
+    let mut good = Good::connect(address);
     let (begun, mut written) = (Instant::now(), 0);
-    while begun.elapsed() < duration() {
+    while !until(begun.elapsed()) {
         let value = format!("value {written}").into_bytes();
         assert_eq!(good.produce("good", value.clone()), written);
         assert_eq!(good.read("good", written).as_deref(), Some(&value[..]));
         written += 1;
         thread::park_timeout(Duration::from_millis(10));
     }
-    let attacks = siege.attacks();
-    drop(siege);
+    let slowest = good.slowest;
     for offset in 0..written {
         let value = format!("value {offset}").into_bytes();
         assert_eq!(good.read("good", offset).as_deref(), Some(&value[..]));
     }
-    let memory = resident_most(broker.id());
+    (written, slowest)
+}
+
+/// What the hostile ask for and do not read.
+fn lay_out(address: &str) {
+    let mut good = Good::connect(address);
+    good.create("good");
+    good.create("hostile");
+    for _ in 0..80 {
+        good.produce("hostile", vec![7; 900_000]);
+    }
+}
+
+/// Says how it was, and whether it was as it should be.
+fn judge(process: u32, attacks: u64, (written, slowest): (i64, Duration)) {
+    let memory = resident_most(process);
     println!(
-        "{written} records, {attacks} attacks; {} MiB at most, the slowest answer took {:?}",
-        memory >> 20,
-        good.slowest
+        "{written} records, {attacks} attacks; {} MiB at most, the slowest answer took {slowest:?}",
+        memory >> 20
     );
     assert!(memory < MEMORY_BYTES, "{memory} bytes");
-    assert!(good.slowest < ANSWER, "an answer took {:?}", good.slowest);
+    assert!(slowest < ANSWER, "an answer took {slowest:?}");
+}
+
+/// A client that means well produces and reads beside all of them.
+#[cfg(not(madsim))]
+#[test]
+fn a_good_client_is_served_beside_hostile_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = crate::real_broker::Broker::start(dir.path(), "127.0.0.1:0");
+    lay_out(&broker.address);
+    let siege = Siege::begin(&broker.address);
+    let served = mean_well(&broker.address, |since| since >= duration());
+    let attacks = siege.attacks();
+    drop(siege);
+    judge(broker.id(), attacks, served);
+}
+
+/// Stock clients consume, transform and produce in transactions beside all of them; each record is there once.
+#[cfg(feature = "kafka-clients")]
+#[test]
+fn stock_clients_lose_nothing_beside_hostile_ones() {
+    use crate::kafka_clients::{Broker, Client};
+
+    let broker = Broker::start();
+    let at = broker.address.clone();
+    lay_out(&at);
+    let siege = Siege::begin(&at);
+    let done = AtomicBool::new(false);
+    let (served, rounds) = thread::scope(|scope| {
+        let good = scope.spawn(|| mean_well(&at, |_| done.load(Ordering::Relaxed)));
+        let (begun, mut rounds) = (Instant::now(), 0);
+        while rounds == 0 || begun.elapsed() < duration() {
+            for client in [Client::Librdkafka, Client::Java] {
+                let name = format!("beside-{rounds}");
+                for mode in ["seed", "work", "verify"] {
+                    client.run(mode, &at, &name, 300);
+                }
+                rounds += 1;
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        (good.join().expect("it is served"), rounds)
+    });
+    let attacks = siege.attacks();
+    drop(siege);
+    println!("{rounds} rounds of stock clients");
+    judge(broker.id(), attacks, served);
 }

@@ -115,14 +115,19 @@ fn free_port() -> u16 {
 }
 
 /// Our broker, in a process of its own.
-struct Broker {
+pub(crate) struct Broker {
     process: Option<Running>,
     dir: TempDir,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Broker {
-    fn start() -> Broker {
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().expect("it runs").0.id()
+    }
+
+    pub(crate) fn start() -> Broker {
         let mut broker = Broker {
             process: None,
             dir: tempfile::tempdir().expect("a folder"),
@@ -150,7 +155,7 @@ impl Broker {
 
 /// A program that speaks for a stock client: see `tests/clients`.
 #[derive(Clone, Copy)]
-enum Client {
+pub(crate) enum Client {
     Librdkafka,
     Java,
     Franz,
@@ -178,7 +183,7 @@ impl Client {
         command
     }
 
-    fn run(self, mode: &str, broker: &str, name: &str, count: u32) {
+    pub(crate) fn run(self, mode: &str, broker: &str, name: &str, count: u32) {
         done(self.command(mode, broker, name, count));
     }
 

@@ -223,13 +223,16 @@ pub fn set_base_offset(batch: &mut [u8], offset: Offset) {
 
 /// Gives all records of a batch the time at which they were appended, in milliseconds since 1970.
 pub fn set_append_time(batch: &mut [u8], now_ms: i64) {
-    let attributes = attributes(batch) | LOG_APPEND_TIME;
-    batch[21..23].copy_from_slice(&attributes.to_be_bytes());
-    set_max_timestamp(batch, now_ms);
+    set_times(batch, attributes(batch) | LOG_APPEND_TIME, now_ms);
 }
 
-/// Corrects the newest timestamp of a batch, and with it its checksum.
-pub(super) fn set_max_timestamp(batch: &mut [u8], time_ms: i64) {
+/// Corrects the newest timestamp of a batch, which its producer gave, and with it its checksum.
+pub(super) fn set_create_time(batch: &mut [u8], time_ms: i64) {
+    set_times(batch, attributes(batch) & !LOG_APPEND_TIME, time_ms);
+}
+
+fn set_times(batch: &mut [u8], attributes: i16, time_ms: i64) {
+    batch[21..23].copy_from_slice(&attributes.to_be_bytes());
     batch[35..43].copy_from_slice(&time_ms.to_be_bytes());
     set_checksum(batch);
 }

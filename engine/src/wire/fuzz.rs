@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cap::Cap;
 use kafka_protocol::{
     messages::*,
-    protocol::{Decodable, Encodable, HeaderVersion, Request},
+    protocol::{Decodable, Encodable, Request},
 };
 use proptest::prelude::*;
 use std::alloc::System;

@@ -44,7 +44,7 @@ pub enum Refusal {
     /// It unpacks to too much.
     #[error("record batch that unpacks to more than {UNPACKED_BYTES_MAX} bytes")]
     TooLarge,
-    /// The time of a record is too far in the future, or not the producer's to give.
+    /// The time of a record is too far in the future.
     #[error("record with timestamp {timestamp_ms}, the newest that may be is {newest_ms}")]
     Timestamp {
         /// What it says.
@@ -95,7 +95,8 @@ impl Checking {
         let header = read_header(&bytes)?;
         check_header(&header)?;
         let attributes = batch::attributes(&bytes);
-        if batch::is_log_append_time(attributes) {
+        if batch::is_log_append_time(attributes) && header.max_timestamp_ms > newest_ms {
+            // Then that is the time of all of them.
             return Err(Refusal::Timestamp {
                 timestamp_ms: header.max_timestamp_ms,
                 newest_ms,
@@ -148,11 +149,13 @@ impl Checking {
             return Ok(None);
         }
         let (mut header, mut bytes) = (self.header, self.bytes.clone());
-        if header.max_timestamp_ms != self.walk.max_timestamp_ms {
-            // Retention and look-ups by time believe the header: as in Kafka, it is made to say what is so.
+        let is_wrong = header.max_timestamp_ms != self.walk.max_timestamp_ms;
+        if is_wrong || batch::is_log_append_time(batch::attributes(&bytes)) {
+            // Retention and look-ups by time believe the header: as in Kafka, it is made to say what is so, and that
+            // the times are the producer's.
             header.max_timestamp_ms = self.walk.max_timestamp_ms;
             let mut changed = BytesMut::from(&bytes[..]);
-            batch::set_max_timestamp(&mut changed, header.max_timestamp_ms);
+            batch::set_create_time(&mut changed, header.max_timestamp_ms);
             bytes = changed.freeze();
         }
         Ok(Some(Checked { bytes, header }))
