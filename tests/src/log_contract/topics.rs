@@ -78,6 +78,9 @@ impl Stand {
         of: &TopicPartition,
         request: &R,
     ) -> R::Response {
+        // A topic that is new may have no leader for a moment.
+        let connect = || async { self.cluster.connect_leader(of).await.map(drop) };
+        until(connect, Result::is_ok).await.unwrap();
         let connection = self.cluster.connect_leader(of).await.unwrap();
         connection.call(request).await.unwrap()
     }
