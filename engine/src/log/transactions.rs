@@ -477,7 +477,8 @@ mod tests {
                 60,
                 None,
             );
-            assert_eq!(late, Err(ResponseError::ProducerFenced));
+            // Nobody has taken over: it is the epoch that is over (KIP-588).
+            assert_eq!(late, Err(ResponseError::InvalidProducerEpoch));
         }
     }
 
