@@ -16,6 +16,13 @@ pub fn java(libs: &Path) -> Command {
     java
 }
 
+/// Where a program that is killed leaves what it would have removed: it goes with the folder.
+fn temporary(within: &Path) -> String {
+    let folder = within.join("temporary");
+    std::fs::create_dir_all(&folder).expect("writable");
+    format!("-Djava.io.tmpdir={}", folder.display())
+}
+
 /// See `Counts.java`.
 fn counts(mode: &str, broker: &Broker, name: &str) {
     let mut counts = java(&tools().libs);
@@ -26,6 +33,7 @@ fn counts(mode: &str, broker: &Broker, name: &str) {
 
 fn streams(broker: &Broker, state: &Path) -> Working {
     let mut streams = java(&tools().libs);
+    streams.arg(temporary(state));
     streams.args(["Streams", &broker.address, "streams"]);
     streams.arg(state);
     Working::start(streams)
@@ -55,6 +63,7 @@ fn kafka_streams_counts_exactly_once() {
 
 fn flink(broker: &Broker, checkpoints: &Path, strategy: &str) -> Working {
     let mut flink = java(&tools().flink);
+    flink.arg(temporary(checkpoints));
     flink.args(["Flink", &broker.address, "flink"]);
     flink.arg(checkpoints).arg(strategy);
     Working::start(flink)
