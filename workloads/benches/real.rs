@@ -74,7 +74,6 @@ mod real {
             .ensure_topic(EVENTS, PARTITIONS)
             .await
             .expect("a topic");
-        let begun = Instant::now();
         let feed = Feed {
             cluster,
             input: Input::check(&input).expect("it was just written"),
@@ -82,6 +81,7 @@ mod real {
             producer: ProducerConfig::default(),
             job: "bench".into(),
         };
+        let begun = Instant::now();
         feed.run(&Progress::default()).await.expect("fed");
         say("feed, in transactions", count, begun.elapsed());
         let claims = [

@@ -72,9 +72,11 @@ pub async fn serve(broker: Arc<Broker>, listener: Box<dyn Listener>) -> io::Erro
                     }
                     continue;
                 };
-                let (broker, warnings) = (broker.clone(), warnings.clone());
+                let warnings = warnings.clone();
+                // Boxed: it is large, and whoever spawns a task moves it around.
+                let conversation = converse(broker.clone(), connection, guest).boxed();
                 tokio::spawn(async move {
-                    if let Err(error) = converse(broker, connection, guest).await {
+                    if let Err(error) = conversation.await {
                         warnings.tell(&peer, &error);
                     }
                 });
