@@ -9,7 +9,7 @@
 //! An answer that did not come is unknown: the same entry is created again, and if the place is taken by
 //! then, what stands there tells whether it is ours.
 //!
-//! Every object is sealed ([`sealed`]): one that was damaged, or that stands in another's place, is refused by
+//! Every object is sealed (`sealed`): one that was damaged, or that stands in another's place, is refused by
 //! name. Entries are never removed, so a gap in the manifest log is damage, too.
 
 use super::{recovery::Beginning, sealed, Entry, JobShape, Manifest, TaskName, TaskSnapshot};

@@ -17,7 +17,7 @@ pub async fn write<T: Serialize>(disk: &dyn Disk, path: &str, state: &T) -> Resu
     write_as(disk, path, path, state).await
 }
 
-/// Like [`write`], for a file that will be renamed to `name`.
+/// Like [`write()`], for a file that will be renamed to `name`.
 pub async fn write_as<T: Serialize>(
     disk: &dyn Disk,
     path: &str,

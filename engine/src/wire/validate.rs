@@ -2,7 +2,7 @@
 //! readers cannot take apart, or that says something else than it holds, would stop all of them.
 //!
 //! Records are walked over one by one, packed ones as they are unpacked; nothing is kept of them. The walk pauses
-//! after [`STEP_BYTES`], so that whoever sends megabytes does not stop others.
+//! after a step of 1 MiB, so that whoever sends megabytes does not stop others.
 
 use super::{
     batch::{self, BatchError, BatchHeader, HEADER_BYTES},

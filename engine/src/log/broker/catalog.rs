@@ -2,11 +2,11 @@
 //!
 //! | part | is |
 //! |---|---|
-//! | [`create`] | topics are created, and get more partitions |
-//! | [`delete`] | topics are deleted: what is asked, and what is answered |
-//! | [`configs`] | what topics are configured with |
-//! | [`learn`] | what the other brokers know of the first one |
-//! | [`objection`] | why something is refused |
+//! | `create` | topics are created, and get more partitions |
+//! | `delete` | topics are deleted: what is asked, and what is answered |
+//! | `configs` | what topics are configured with |
+//! | `learn` | what the other brokers know of the first one |
+//! | `objection` | why something is refused |
 
 mod configs;
 mod create;
