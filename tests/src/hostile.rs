@@ -7,7 +7,6 @@
 use bytes::Bytes;
 use engine::{
     host::{real::RealClock, Clock},
-    ids::{ProducerEpoch, ProducerId, Sequence},
     record::NewRecord,
     wire::{
         batch::{self, Identity},
@@ -146,19 +145,15 @@ fn produce(topic: &str, batch: Bytes) -> ProduceRequest {
 }
 
 fn batch_of(value: Vec<u8>) -> Vec<u8> {
-    let by = Identity {
-        producer: ProducerId(-1),
-        epoch: ProducerEpoch(-1),
-        sequence: Sequence(-1),
-        transactional: false,
-    };
     let record = NewRecord {
         value: Some(value.into()),
         // Older ones are not kept.
         timestamp_ms: RealClock.now_ms(),
         ..NewRecord::default()
     };
-    batch::encode(&[record], by).expect("a batch").to_vec()
+    batch::encode(&[record], Identity::NOBODY)
+        .expect("a batch")
+        .to_vec()
 }
 
 /// Four million zeros, unpacked again and again by each copy of three bytes.

@@ -3,7 +3,7 @@
 use crate::stage::{addresses, play, IDLE};
 use engine::{
     host::{read_file, replace_file, Disk},
-    ids::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence},
+    ids::{Offset, PartitionId},
     log::{
         cluster::Cluster,
         configs::Effective,
@@ -222,13 +222,7 @@ fn a_flipped_bit_is_never_skipped() {
                 headers: Vec::new(),
                 timestamp_ms: number,
             };
-            let by = Identity {
-                producer: ProducerId(-1),
-                epoch: ProducerEpoch(-1),
-                sequence: Sequence(-1),
-                transactional: false,
-            };
-            let batch = Checked::ours(batch::encode(&[record], by).unwrap()).unwrap();
+            let batch = Checked::ours(batch::encode(&[record], Identity::NOBODY).unwrap()).unwrap();
             let appended = partition.append(&batch, None, 0).await.unwrap();
             partition.wait_synced(appended.end_offset).await.unwrap();
         }

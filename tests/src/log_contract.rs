@@ -27,6 +27,14 @@ use engine::{
     wire::batch::Outcome,
 };
 use forged::{a_forged_batch_freezes_no_partition, what_readers_could_not_take_apart_is_refused};
+use kafka_protocol::{
+    messages::{
+        produce_request::{PartitionProduceData, TopicProduceData},
+        produce_response::PartitionProduceResponse,
+        ProduceRequest,
+    },
+    protocol::StrBytes,
+};
 use std::{collections::BTreeSet, time::Duration};
 
 /// Somewhere with a log: a host, and its brokers. Names with the tag in them are nobody else's.
@@ -38,9 +46,36 @@ struct Stand {
     tag: String,
 }
 
+/// Produce in this version names topics, and is not of the second version of transactions.
+const PRODUCE: i16 = 11;
+
 impl Stand {
     fn name(&self, what: &str) -> String {
         format!("{what}-{}", self.tag)
+    }
+
+    /// What the leader says of a batch, whoever has made it.
+    async fn produce(
+        &self,
+        to: &TopicPartition,
+        transactional_id: Option<&str>,
+        batch: Bytes,
+    ) -> PartitionProduceResponse {
+        let data = PartitionProduceData::default()
+            .with_index(to.partition.0)
+            .with_records(Some(batch));
+        let topic = TopicProduceData::default()
+            .with_name(StrBytes::from_string(to.topic.to_string()).into())
+            .with_partition_data(vec![data]);
+        let id = transactional_id.map(|id| StrBytes::from_string(id.to_owned()).into());
+        let request = ProduceRequest::default()
+            .with_transactional_id(id)
+            .with_acks(-1)
+            .with_timeout_ms(5000)
+            .with_topic_data(vec![topic]);
+        let leader = self.cluster.connect_leader(to).await.unwrap();
+        let mut answer = leader.call_at(&request, PRODUCE).await.unwrap();
+        answer.responses[0].partition_responses.remove(0)
     }
 
     async fn topic(&self, what: &str, partitions: i32) -> String {

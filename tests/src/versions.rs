@@ -3,7 +3,7 @@
 use crate::stage::{addresses, play};
 use engine::{
     host::Connection,
-    ids::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence},
+    ids::{Offset, PartitionId},
     log::{
         cluster::Cluster,
         transactional::{TransactionalConfig, TransactionalProducer},
@@ -122,13 +122,7 @@ fn every_version_that_is_served_is_answered() {
             }
         }, answer => answer.api_keys.len() == APIS.len());
         in_all_versions!(host, asked, Produce, _version => {
-            let nobody = Identity {
-                producer: ProducerId(-1),
-                epoch: ProducerEpoch(-1),
-                sequence: Sequence(-1),
-                transactional: false,
-            };
-            let batch = batch::encode(&[record()], nobody).unwrap();
+            let batch = batch::encode(&[record()], Identity::NOBODY).unwrap();
             let data = PartitionProduceData::default().with_index(0).with_records(Some(batch));
             let data = TopicProduceData::default().with_name(topic()).with_partition_data(vec![data]);
             ProduceRequest::default().with_acks(-1).with_timeout_ms(1000).with_topic_data(vec![data])

@@ -260,16 +260,7 @@ impl Partition {
         marker: Option<Marker>,
         append_time_ms: Option<i64>,
     ) -> Result<Appended, AppendError> {
-        let synced = self.synced.get();
-        if synced.closed {
-            return Err(AppendError::Deleted);
-        }
-        if synced.stopped {
-            return Err(AppendError::Stopped);
-        }
-        if synced.failed {
-            return Err(self.gave_up().into());
-        }
+        self.takes_changes()?;
         header.base_offset = inner.end_offset;
         let segment_bytes = inner.effective.segment_bytes;
         match inner.segments.last() {
@@ -305,6 +296,21 @@ impl Partition {
             append_time_ms,
             end_offset: header.end_offset(),
         })
+    }
+
+    /// What is durable, of a partition that may be changed; why it may not be, otherwise.
+    fn takes_changes(&self) -> Result<Synced, AppendError> {
+        let synced = self.synced.get();
+        if synced.closed {
+            return Err(AppendError::Deleted);
+        }
+        if synced.stopped {
+            return Err(AppendError::Stopped);
+        }
+        match synced.failed {
+            true => Err(self.gave_up().into()),
+            false => Ok(synced),
+        }
     }
 
     /// From now on this holds for it: its topic was configured otherwise.

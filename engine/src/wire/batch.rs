@@ -91,6 +91,16 @@ pub struct Identity {
     pub transactional: bool,
 }
 
+impl Identity {
+    /// Who appends without being a producer: neither idempotent nor in a transaction.
+    pub const NOBODY: Identity = Identity {
+        producer: ProducerId(-1),
+        epoch: ProducerEpoch(-1),
+        sequence: Sequence(-1),
+        transactional: false,
+    };
+}
+
 /// One batch, taken apart.
 #[derive(Clone, Debug)]
 pub struct Batch {

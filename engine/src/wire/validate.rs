@@ -386,20 +386,9 @@ fn unreadable(error: io::Error) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        ids::{ProducerEpoch, ProducerId, Sequence},
-        record::NewRecord,
-        wire::batch::Identity,
-    };
+    use crate::{record::NewRecord, wire::batch::Identity};
     use ruzstd::encoding::{compress_to_vec, CompressionLevel};
     use std::io::Write;
-
-    const NOBODY: Identity = Identity {
-        producer: ProducerId(-1),
-        epoch: ProducerEpoch(-1),
-        sequence: Sequence(-1),
-        transactional: false,
-    };
 
     fn check(bytes: Bytes) -> Result<Checked, Refusal> {
         let mut checking = Checking::begin(bytes, i64::MAX)?;
@@ -416,7 +405,7 @@ mod tests {
             timestamp_ms: 5,
             ..NewRecord::default()
         };
-        batch::encode(&[record.clone(), record], NOBODY).unwrap()
+        batch::encode(&[record.clone(), record], Identity::NOBODY).unwrap()
     }
 
     /// The same batch, its records packed with each codec.

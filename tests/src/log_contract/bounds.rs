@@ -3,7 +3,7 @@
 
 use super::{at, topics::until, Stand};
 use engine::{
-    ids::{Offset, ProducerEpoch, ProducerId, Sequence},
+    ids::Offset,
     log::{
         cluster::KeyType,
         consumer::{Consumer, FetchError},
@@ -27,10 +27,9 @@ use kafka_protocol::{
         offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic},
         offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic},
         offset_for_leader_epoch_response::EpochEndOffset,
-        produce_request::{PartitionProduceData, TopicProduceData},
         DeleteRecordsRequest, DescribeLogDirsRequest, InitProducerIdRequest,
         InitProducerIdResponse, ListOffsetsRequest, OffsetDeleteRequest, OffsetDeleteResponse,
-        OffsetForLeaderEpochRequest, ProduceRequest,
+        OffsetForLeaderEpochRequest,
     },
     protocol::StrBytes,
 };
@@ -52,25 +51,8 @@ impl Stand {
                 ..NewRecord::default()
             })
             .collect();
-        let nobody = Identity {
-            producer: ProducerId(-1),
-            epoch: ProducerEpoch(-1),
-            sequence: Sequence(-1),
-            transactional: false,
-        };
-        let data = PartitionProduceData::default()
-            .with_index(to.partition.0)
-            .with_records(Some(batch::encode(&records, nobody).unwrap()));
-        let topic = TopicProduceData::default()
-            .with_name(text(&to.topic).into())
-            .with_partition_data(vec![data]);
-        let request = ProduceRequest::default()
-            .with_acks(-1)
-            .with_timeout_ms(5000)
-            .with_topic_data(vec![topic]);
-        let connection = self.cluster.connect_leader(to).await.unwrap();
-        let answer = connection.call_at(&request, 9).await.unwrap();
-        assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+        let batch = batch::encode(&records, Identity::NOBODY).unwrap();
+        assert_eq!(self.produce(to, None, batch).await.error_code, 0);
     }
 
     async fn offset_at(&self, of: &TopicPartition, time: i64) -> ListOffsetsPartitionResponse {

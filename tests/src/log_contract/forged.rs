@@ -7,47 +7,16 @@ use engine::{
     log::{partition::Isolation, TopicPartition},
     wire::batch::{self, Identity},
 };
-use kafka_protocol::{
-    error::ResponseError::{self, *},
-    messages::{
-        produce_request::{PartitionProduceData, TopicProduceData},
-        ProduceRequest, TopicName, TransactionalId,
-    },
-    protocol::StrBytes,
-};
+use kafka_protocol::error::ResponseError::{self, *};
 
-const NOBODY: Identity = Identity {
-    producer: ProducerId(-1),
-    epoch: ProducerEpoch(-1),
-    sequence: Sequence(-1),
-    transactional: false,
-};
-
-/// Produce in this version names topics, and is not of the second version of transactions.
-const PRODUCE: i16 = 11;
-
-/// What its leader says of a batch.
+/// Whether its leader takes a batch.
 async fn produce(
     stand: &Stand,
     to: &TopicPartition,
     transactional_id: Option<&str>,
     batch: Bytes,
 ) -> Result<(), ResponseError> {
-    let data = PartitionProduceData::default()
-        .with_index(to.partition.0)
-        .with_records(Some(batch));
-    let topic = TopicProduceData::default()
-        .with_name(TopicName(StrBytes::from_string(to.topic.to_string())))
-        .with_partition_data(vec![data]);
-    let id = transactional_id.map(|id| TransactionalId(StrBytes::from_string(id.to_owned())));
-    let request = ProduceRequest::default()
-        .with_transactional_id(id)
-        .with_acks(-1)
-        .with_timeout_ms(5000)
-        .with_topic_data(vec![topic]);
-    let leader = stand.cluster.connect_leader(to).await.unwrap();
-    let answer = leader.call_at(&request, PRODUCE).await.unwrap();
-    let answer = &answer.responses[0].partition_responses[0];
+    let answer = stand.produce(to, transactional_id, batch).await;
     ResponseError::try_from_code(answer.error_code).map_or(Ok(()), Err)
 }
 
@@ -95,29 +64,37 @@ pub(super) async fn what_readers_could_not_take_apart_is_refused(stand: Stand) {
         ..known
     };
     let nothing = |_: &mut Vec<u8>| {};
-    let whole = spoilt(NOBODY, nothing);
+    let whole = spoilt(Identity::NOBODY, nothing);
     let mut damaged = whole.to_vec();
     damaged[70] ^= 1;
     let twice = [&whole[..], &whole[..]].concat();
     let cases: Vec<(&str, Bytes, ResponseError)> = vec![
         ("nothing", Bytes::new(), InvalidRecord),
         ("a checksum that is wrong", damaged.into(), CorruptMessage),
-        ("version 3", spoilt(NOBODY, put(16, [3])), CorruptMessage),
+        (
+            "version 3",
+            spoilt(Identity::NOBODY, put(16, [3])),
+            CorruptMessage,
+        ),
         ("two batches", twice.into(), InvalidRecord),
-        ("a base offset", spoilt(NOBODY, put(7, [5])), InvalidRecord),
+        (
+            "a base offset",
+            spoilt(Identity::NOBODY, put(7, [5])),
+            InvalidRecord,
+        ),
         (
             "a control batch",
-            spoilt(NOBODY, put(ATTRIBUTES, [1 << 5])),
+            spoilt(Identity::NOBODY, put(ATTRIBUTES, [1 << 5])),
             InvalidRecord,
         ),
         (
             "fewer records than offsets",
-            spoilt(NOBODY, put(LAST_DELTA, [0, 0, 0, 5])),
+            spoilt(Identity::NOBODY, put(LAST_DELTA, [0, 0, 0, 5])),
             InvalidRecord,
         ),
         (
             "more records than there are",
-            spoilt(NOBODY, |bytes| {
+            spoilt(Identity::NOBODY, |bytes| {
                 put(LAST_DELTA, [0, 0, 0, 5])(bytes);
                 put(COUNT, [0, 0, 0, 6])(bytes);
             }),
@@ -125,12 +102,12 @@ pub(super) async fn what_readers_could_not_take_apart_is_refused(stand: Stand) {
         ),
         (
             "a negative number of records",
-            spoilt(NOBODY, put(COUNT, [0xff; 4])),
+            spoilt(Identity::NOBODY, put(COUNT, [0xff; 4])),
             InvalidRecord,
         ),
         (
             "no records",
-            spoilt(NOBODY, |bytes| {
+            spoilt(Identity::NOBODY, |bytes| {
                 put(LAST_DELTA, [0xff; 4])(bytes);
                 put(COUNT, [0; 4])(bytes);
                 bytes.truncate(RECORDS);
@@ -139,12 +116,12 @@ pub(super) async fn what_readers_could_not_take_apart_is_refused(stand: Stand) {
         ),
         (
             "a record that is longer than the batch",
-            spoilt(NOBODY, put(RECORDS, [0x7e])),
+            spoilt(Identity::NOBODY, put(RECORDS, [0x7e])),
             InvalidRecord,
         ),
         (
             "a record from the far future",
-            spoilt(NOBODY, put(FIRST_TIMESTAMP, far)),
+            spoilt(Identity::NOBODY, put(FIRST_TIMESTAMP, far)),
             InvalidTimestamp,
         ),
         (
@@ -168,7 +145,7 @@ pub(super) async fn what_readers_could_not_take_apart_is_refused(stand: Stand) {
     assert_eq!(stand.cluster.end_offset(&of).await.unwrap(), Offset(0));
     // What is packed, and does not unpack. (Apache Kafka does not catch what its codecs throw: an unknown error.)
     for codec in 1..=4 {
-        let packed = spoilt(NOBODY, put(ATTRIBUTES, [codec]));
+        let packed = spoilt(Identity::NOBODY, put(ATTRIBUTES, [codec]));
         let refused = produce(&stand, &of, None, packed).await;
         assert!(
             matches!(refused, Err(InvalidRecord | UnknownServerError)),
@@ -177,10 +154,10 @@ pub(super) async fn what_readers_could_not_take_apart_is_refused(stand: Stand) {
     }
     assert_eq!(stand.cluster.end_offset(&of).await.unwrap(), Offset(0));
     // A newest timestamp that lies is made to say what is so: retention believes it.
-    let liar = spoilt(NOBODY, put(MAX_TIMESTAMP, i64::MAX.to_be_bytes()));
+    let liar = spoilt(Identity::NOBODY, put(MAX_TIMESTAMP, i64::MAX.to_be_bytes()));
     produce(&stand, &of, None, liar).await.unwrap();
     // And so is one that says that the log has given its records their time.
-    let liar = spoilt(NOBODY, put(ATTRIBUTES, [1 << 3]));
+    let liar = spoilt(Identity::NOBODY, put(ATTRIBUTES, [1 << 3]));
     produce(&stand, &of, None, liar).await.unwrap();
     let mut consumer = engine::log::consumer::Consumer::new(stand.cluster.clone(), of, Offset(0));
     while consumer.position() < Offset(4) {

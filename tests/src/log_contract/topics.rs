@@ -2,7 +2,7 @@
 
 use super::{at, record, Stand};
 use engine::{
-    ids::{Offset, ProducerEpoch, ProducerId, Sequence},
+    ids::Offset,
     log::{
         connection::SharedConnection,
         consumer::Consumer,
@@ -27,11 +27,10 @@ use kafka_protocol::{
         incremental_alter_configs_request::{self, AlterConfigsResource as Incremented},
         metadata_request::MetadataRequestTopic,
         metadata_response::MetadataResponseTopic,
-        produce_request::{PartitionProduceData, TopicProduceData},
         produce_response::PartitionProduceResponse,
         AlterConfigsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
         DescribeClusterRequest, DescribeConfigsRequest, FetchRequest,
-        IncrementalAlterConfigsRequest, MetadataRequest, ProduceRequest,
+        IncrementalAlterConfigsRequest, MetadataRequest,
     },
     protocol::{Request, StrBytes},
 };
@@ -133,31 +132,14 @@ impl Stand {
     }
 
     /// What the leader says of a record of so many bytes.
-    async fn produce(&self, to: &TopicPartition, bytes: usize) -> PartitionProduceResponse {
+    async fn produce_bytes(&self, to: &TopicPartition, bytes: usize) -> PartitionProduceResponse {
         let record = NewRecord {
             value: Some(vec![7; bytes].into()),
             timestamp_ms: 1_700_000_000_000,
             ..NewRecord::default()
         };
-        let nobody = Identity {
-            producer: ProducerId(-1),
-            epoch: ProducerEpoch(-1),
-            sequence: Sequence(-1),
-            transactional: false,
-        };
-        let data = PartitionProduceData::default()
-            .with_index(to.partition.0)
-            .with_records(Some(batch::encode(&[record], nobody).unwrap()));
-        let topic = TopicProduceData::default()
-            .with_name(text(&to.topic).into())
-            .with_partition_data(vec![data]);
-        let request = ProduceRequest::default()
-            .with_acks(-1)
-            .with_timeout_ms(5000)
-            .with_topic_data(vec![topic]);
-        let connection = self.cluster.connect_leader(to).await.unwrap();
-        let mut answer = connection.call_at(&request, 9).await.unwrap();
-        answer.responses[0].partition_responses.remove(0)
+        let batch = batch::encode(&[record], Identity::NOBODY).unwrap();
+        self.produce(to, None, batch).await
     }
 
     /// The error that a fetch by a topic's id gets.
@@ -220,7 +202,7 @@ pub(super) async fn what_is_too_large_is_said(stand: Stand) {
         true => 2 << 20,
         false => 20 << 20,
     };
-    assert_eq!(stand.produce(&of, bytes).await.error_code, too_large);
+    assert_eq!(stand.produce_bytes(&of, bytes).await.error_code, too_large);
     // Together they would be too large.
     let producer = Producer::new(stand.cluster.clone(), ProducerConfig::default()).await;
     let mut acks = Vec::new();
@@ -306,12 +288,16 @@ pub(super) async fn what_a_topic_is_configured_with_is_kept(stand: Stand) {
     assert_ne!(default.config_source, 1);
 
     let of = at(&name, 0);
-    assert_eq!(stand.produce(&of, 100).await.error_code, 0);
-    let too_large = stand.produce(&of, 3000).await;
+    assert_eq!(stand.produce_bytes(&of, 100).await.error_code, 0);
+    let too_large = stand.produce_bytes(&of, 3000).await;
     assert_eq!(too_large.error_code, code(ResponseError::MessageTooLarge));
     let larger = [("max.message.bytes", 0, Some("20000"))];
     assert_eq!(stand.alter(&name, &larger).await, 0);
-    let kept = until(|| stand.produce(&of, 3000), |told| told.error_code == 0).await;
+    let kept = until(
+        || stand.produce_bytes(&of, 3000),
+        |told| told.error_code == 0,
+    )
+    .await;
     assert_eq!(kept.base_offset, 1, "what was refused took no offset");
     let unset = [
         ("max.message.bytes", 1, None),
@@ -459,7 +445,7 @@ pub(super) async fn records_get_the_time_at_which_they_come(stand: Stand) {
         || async {
             stand.cluster.forget_leader(&of);
             match stand.cluster.end_offset(&of).await {
-                Ok(_) => Some(stand.produce(&of, 10).await),
+                Ok(_) => Some(stand.produce_bytes(&of, 10).await),
                 Err(_) => None,
             }
         },
@@ -475,7 +461,7 @@ pub(super) async fn records_get_the_time_at_which_they_come(stand: Stand) {
     assert_eq!(read[0].timestamp_ms, told.log_append_time_ms);
 
     let plain = at(&stand.topic("unstamped", 1).await, 0);
-    assert_eq!(stand.produce(&plain, 10).await.log_append_time_ms, -1);
+    assert_eq!(stand.produce_bytes(&plain, 10).await.log_append_time_ms, -1);
 }
 
 pub(super) async fn a_topic_gets_more_partitions(stand: Stand) {

@@ -8,7 +8,7 @@ mod forget;
 
 use super::{data, to_its_end, Broker, Later, OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::{
-    ids::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence},
+    ids::{Offset, PartitionId},
     log::{
         fold::{Fold, Folded},
         groups::{Group, Join, Joined, Phase, Speaker, Stored, Sync},
@@ -117,12 +117,6 @@ impl Coordinator {
     }
 }
 
-const NO_TRANSACTION: Identity = Identity {
-    producer: ProducerId(-1),
-    epoch: ProducerEpoch(-1),
-    sequence: Sequence(-1),
-    transactional: false,
-};
 /// The first version of JoinGroup in which a member gets its id before it joins (KIP-394).
 const JOIN_WITH_ID: i16 = 4;
 /// What a member may say of itself, and a leader of all: it goes into one record of the log…
@@ -396,7 +390,7 @@ impl Broker {
             group: group.to_owned(),
             stored: Some(stored),
         };
-        self.write_entries(coordinator, &[entry], NO_TRANSACTION, None)
+        self.write_entries(coordinator, &[entry], Identity::NOBODY, None)
             .await
     }
 
@@ -575,7 +569,7 @@ impl Broker {
             group: group.to_owned(),
             stored: None,
         });
-        self.write_entries(&coordinator, &entries, NO_TRANSACTION, None)
+        self.write_entries(&coordinator, &entries, Identity::NOBODY, None)
             .await?;
         let mut groups = coordinator.groups.lock().expect("groups");
         if groups

@@ -9,7 +9,7 @@ mod markers;
 
 use super::{to_its_end, Broker, TRANSACTIONS_TOPIC};
 use crate::{
-    ids::{PartitionId, ProducerEpoch, ProducerId, Sequence},
+    ids::{PartitionId, ProducerEpoch, ProducerId},
     log::{
         fold::{Fold, Folded},
         partition::AppendError,
@@ -242,13 +242,7 @@ impl Broker {
                 headers: Vec::new(),
                 timestamp_ms: now_ms,
             };
-            let by = Identity {
-                producer: ProducerId(-1),
-                epoch: ProducerEpoch(-1),
-                sequence: Sequence(-1),
-                transactional: false,
-            };
-            let bytes = batch::encode(&[record], by).expect("one record");
+            let bytes = batch::encode(&[record], Identity::NOBODY).expect("one record");
             let checked = Checked::ours(bytes).expect("it was just built");
             let partition = coordinator.fold.partition();
             let appended = match partition.append(&checked, None, now_ms).await {

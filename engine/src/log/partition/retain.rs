@@ -65,16 +65,7 @@ impl Partition {
     /// durably; `None` if `until` is not in the log. What is not a whole segment stays on the disk, and nobody gets it.
     pub async fn delete_until(&self, until: Option<Offset>) -> Result<Option<Offset>, AppendError> {
         let mut inner = self.inner.lock().await;
-        let synced = self.synced.get();
-        if synced.closed {
-            return Err(AppendError::Deleted);
-        }
-        if synced.stopped {
-            return Err(AppendError::Stopped);
-        }
-        if synced.failed {
-            return Err(self.gave_up().into());
-        }
+        let synced = self.takes_changes()?;
         let until = until.unwrap_or(synced.until);
         if !(Offset(0)..=synced.until).contains(&until) {
             return Ok(None);

@@ -1,9 +1,9 @@
 //! Forgetting positions of a group that lives on (KIP-496).
 
-use super::NO_TRANSACTION;
 use crate::{
     ids::PartitionId,
     log::{broker::Broker, groups::Phase, member, offsets::Entry, TopicPartition},
+    wire::batch::Identity,
 };
 use kafka_protocol::{
     error::ResponseError,
@@ -98,7 +98,7 @@ impl Broker {
         match entries.is_empty() {
             true => Ok(()),
             false => {
-                self.write_entries(&coordinator, &entries, NO_TRANSACTION, None)
+                self.write_entries(&coordinator, &entries, Identity::NOBODY, None)
                     .await
             }
         }

@@ -1,6 +1,6 @@
 //! How far groups have come: committed positions, at once or with a transaction.
 
-use super::{Coordinator, NO_TRANSACTION};
+use super::Coordinator;
 use crate::{
     ids::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence},
     log::{
@@ -189,7 +189,7 @@ impl Broker {
         to_its_end(async move {
             let Some((by, id, version)) = within else {
                 return broker
-                    .write_entries(&coordinator, &entries, NO_TRANSACTION, None)
+                    .write_entries(&coordinator, &entries, Identity::NOBODY, None)
                     .await;
             };
             let written = broker
