@@ -66,7 +66,9 @@ fn bad_input_is_refused_with_what_would_be_right() {
         (&["fuzz", "--jobs", "0"], &["--jobs", "1..=1024"]),
         (&["fuzz", "--jobs", "100000"], &["--jobs", "1..=1024"]),
         (&["fuzz", "--memory", "1"], &["--memory", "64..="]),
-        (&["fuzz", "--seed-timeout", "8"], &["--seed-timeout"]),
+        (&["fuzz", "--seed-timeout", "8"], &["--seed-timeout", "30s"]),
+        (&["fuzz", "--seed-timeout", "999ms"], &["at least 1s"]),
+        (&["replay", "5", "--seed-timeout", "0s"], &["at least 1s"]),
         (
             &["run", "--input", "x", "--dir", "d", "--checkpoint-ms", "0"],
             &["--checkpoint-ms", "1..="],

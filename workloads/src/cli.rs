@@ -29,7 +29,7 @@ mod trace;
 use clap::{Parser, Subcommand};
 use engine::guarantee::Guarantee;
 use engine::{ids::PartitionId, log::TopicPartition, sink::SinkKind};
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 /// Deterministic simulation testing for exactly-once streams.
 #[derive(Parser, Debug)]
@@ -127,8 +127,8 @@ struct FuzzArguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// A seed that takes longer, by the wall clock, has hung.
-    #[arg(long, value_name = "TIME", default_value = "60s")]
-    seed_timeout: humantime::Duration,
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_seed_timeout)]
+    seed_timeout: Duration,
     /// A seed that needs more memory than this many MiB is broken.
     #[arg(long, value_name = "MIB", default_value_t = 4096,
         value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
@@ -157,8 +157,8 @@ struct ReplayArguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// A run that takes longer, by the wall clock, has hung.
-    #[arg(long, value_name = "TIME", default_value = "2m")]
-    seed_timeout: humantime::Duration,
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_seed_timeout)]
+    seed_timeout: Duration,
 }
 
 #[derive(clap::Args, Debug)]
@@ -281,6 +281,15 @@ struct RunArguments {
     /// Print rows as JSON lines.
     #[arg(long)]
     json: bool,
+}
+
+/// The watch over seeds looks ten times a second: less than a second would not be kept.
+fn parse_seed_timeout(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a time of at least 1s, as 30s or 10m");
+    let time = humantime::parse_duration(text).map_err(|_| wrong())?;
+    (time >= Duration::from_secs(1))
+        .then_some(time)
+        .ok_or_else(wrong)
 }
 
 fn parse_sink(text: &str) -> Result<SinkKind, String> {

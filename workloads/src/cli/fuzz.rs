@@ -29,7 +29,7 @@ pub(super) fn fuzz(arguments: &FuzzArguments, known: &Known) -> Result<u8, BadIn
     let adjust = Adjust::new(&*workload, &arguments.plan)?;
     let mut explore = Explore::new(workload)
         .serves()
-        .wall_max(arguments.seed_timeout.into())
+        .wall_max(arguments.seed_timeout)
         .memory_max(arguments.memory << 20);
     let seeds = seeds(arguments)?;
     explore = match &seeds {

@@ -19,7 +19,7 @@ pub(super) fn replay(arguments: &ReplayArguments, known: &Known) -> Result<u8, B
     // In a worker: a program that exits or aborts is a verdict, too.
     let explore = Explore::new(workload).serves().aloud();
     let report = explore
-        .wall_max(arguments.seed_timeout.into())
+        .wall_max(arguments.seed_timeout)
         .run_plan(&plan, arguments.trace.is_some())
         .map_err(BadInput::new)?;
     if let (Some(path), Some(text)) = (&arguments.trace, &report.trace) {
