@@ -14,6 +14,8 @@
 
 mod decay;
 mod file;
+mod inode;
+mod tree;
 mod volume;
 
 pub use file::File;

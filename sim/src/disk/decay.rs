@@ -4,7 +4,11 @@
 //! of what it has synced just now no program can tell a loss from a sync that never was. A volume remembers its
 //! past only if its plan has damage.
 
-use super::volume::{InodeId, Volume, PAGE};
+use super::{
+    inode::{InodeId, PAGE},
+    tree::parent,
+    volume::Volume,
+};
 use crate::{fault::What, seed::Stream, Seed};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -184,7 +188,7 @@ impl Volume {
         for (path, versions) in &past.versions {
             let fits = path.contains(file)
                 && past.rests(path)
-                && self.seen.has_folder(super::volume::parent(path))
+                && self.seen.has_folder(parent(path))
                 && self.seen.files.get(path) == self.durable.files.get(path);
             if !fits {
                 continue;

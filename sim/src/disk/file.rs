@@ -1,9 +1,6 @@
 //! An open file of a simulated disk.
 
-use super::{
-    volume::{InodeId, Volume},
-    Disk,
-};
+use super::{inode::InodeId, volume::Volume, Disk};
 use crate::node::Host;
 use bytes::Bytes;
 use std::io;

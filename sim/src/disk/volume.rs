@@ -1,6 +1,11 @@
-//! Page cache, platter and directory of one node's disk: pure, without time.
+//! One node's disk: what programs do to it, what fails, and what a power loss leaves. Pure, without time.
 
-use super::{decay::Past, Damage};
+use super::{
+    decay::Past,
+    inode::{Inode, InodeId, Sync, PAGE},
+    tree::{above, is_below, parent, Entry, Tree},
+    Damage,
+};
 use crate::{fault::DiskOp, seed::Stream};
 use bytes::Bytes;
 use std::{
@@ -8,49 +13,10 @@ use std::{
     io,
 };
 
-pub(super) const PAGE: usize = 4096;
-const SECTOR: usize = 512;
-
 pub(super) const READ_ERROR: &str = "the disk could not read";
 pub(super) const WRITE_ERROR: &str = "the disk could not write";
 pub(super) const SYNC_ERROR: &str = "the disk could not sync";
 pub(super) const NO_SPACE: &str = "no space left on the disk";
-
-/// Which file, whatever it is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct InodeId(u64);
-
-#[derive(Default)]
-pub(super) struct Inode {
-    pub cache: Vec<u8>,
-    pub platter: Vec<u8>,
-    /// Pages of the cache that are newer than the platter, as far as the kernel knows, each with
-    /// the number of the write that changed it last.
-    pub dirty: BTreeMap<usize, u64>,
-    writes: u64,
-    /// The write that changed the length last.
-    len_write: u64,
-    /// Which write of each page, and of the length, the platter has: syncs that overlap may end in any
-    /// order, and an older one never takes back what a newer one has stored.
-    platter_writes: BTreeMap<usize, u64>,
-    platter_len_write: u64,
-}
-
-/// A change of a directory that is not durable yet.
-enum Entry {
-    Created(String, InodeId),
-    Renamed(String, String, InodeId),
-    Removed(String),
-    Made(String),
-    RemovedFolder(String),
-}
-
-/// The files and directories that there are. The root is always there, and is not named.
-#[derive(Clone, Default)]
-pub(super) struct Tree {
-    pub files: BTreeMap<String, InodeId>,
-    folders: BTreeSet<String>,
-}
 
 pub(super) struct Volume {
     pub inodes: BTreeMap<InodeId, Inode>,
@@ -69,14 +35,6 @@ pub(super) struct Volume {
     folder_draws: Stream,
     /// Only for a plan with damage at rest.
     pub past: Option<Past>,
-}
-
-/// A sync that has begun: what it will make durable.
-pub(super) struct Sync {
-    /// The dirty pages, each with its last write, and their bytes.
-    pages: BTreeMap<usize, (u64, Vec<u8>)>,
-    /// The length, and the write that made it so.
-    len: (usize, u64),
 }
 
 impl Volume {
@@ -141,8 +99,7 @@ impl Volume {
         if self.free == Some(0) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, NO_SPACE));
         }
-        let inode = InodeId(self.next);
-        self.next += 1;
+        let inode = self.next_inode();
         self.inodes.insert(inode, Inode::default());
         let mut folders: Vec<&str> = above(path).collect();
         folders.retain(|folder| !self.seen.has_folder(folder));
@@ -158,11 +115,11 @@ impl Volume {
     }
 
     pub fn list(&self, directory: &str) -> Vec<String> {
-        names_in(self.seen.files.keys(), directory)
+        self.seen.files_in(directory)
     }
 
     pub fn folders(&self, directory: &str) -> Vec<String> {
-        names_in(self.seen.folders.iter(), directory)
+        self.seen.folders_in(directory)
     }
 
     pub fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
@@ -195,7 +152,7 @@ impl Volume {
 
     pub fn remove_folder(&mut self, folder: &str) -> io::Result<()> {
         self.check(DiskOp::Write)?;
-        if !self.seen.folders.contains(folder) {
+        if folder.is_empty() || !self.seen.has_folder(folder) {
             return Err(io::ErrorKind::NotFound.into());
         }
         if !self.list(folder).is_empty() || !self.folders(folder).is_empty() {
@@ -264,15 +221,14 @@ impl Volume {
 
     /// A new file, with bytes that are durable.
     pub fn add_durable(&mut self, bytes: Vec<u8>) -> InodeId {
-        let inode = InodeId(self.next);
-        self.next += 1;
-        let content = Inode {
-            cache: bytes.clone(),
-            platter: bytes,
-            ..Inode::default()
-        };
-        self.inodes.insert(inode, content);
+        let inode = self.next_inode();
+        self.inodes.insert(inode, Inode::durable(bytes));
         inode
+    }
+
+    fn next_inode(&mut self) -> InodeId {
+        self.next += 1;
+        InodeId(self.next - 1)
     }
 
     fn change(&mut self, entry: Entry) {
@@ -324,20 +280,7 @@ impl Volume {
     }
 
     pub fn begin_sync(&mut self, inode: InodeId) -> io::Result<Sync> {
-        let inode = self.inode(inode)?;
-        let len = inode.cache.len();
-        let copy = |page: usize| {
-            let (from, to) = (page * PAGE, ((page + 1) * PAGE).min(len));
-            inode.cache[from.min(len)..to].to_vec()
-        };
-        let pages = inode
-            .dirty
-            .iter()
-            .map(|(page, write)| (*page, (*write, copy(*page))));
-        Ok(Sync {
-            pages: pages.collect(),
-            len: (len, inode.len_write),
-        })
+        Ok(self.inode(inode)?.begin_sync())
     }
 
     pub fn end_sync(&mut self, inode: InodeId, sync: Sync) -> io::Result<()> {
@@ -401,6 +344,7 @@ impl Volume {
         self.seen = self.durable.clone();
         let named: BTreeSet<InodeId> = self.seen.files.values().copied().collect();
         self.inodes.retain(|inode, _| named.contains(inode));
+        assert_eq!(named.len(), self.inodes.len(), "each name has its file");
         damage
     }
 
@@ -423,175 +367,6 @@ impl Volume {
             _ => Ok(()),
         }
     }
-}
-
-impl Inode {
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
-        let end = offset + bytes.len();
-        if bytes.is_empty() {
-            return;
-        }
-        self.touch(offset / PAGE, (end - 1) / PAGE);
-        if end > self.cache.len() {
-            self.cache.resize(end, 0);
-            self.len_write = self.writes;
-        }
-        self.cache[offset..end].copy_from_slice(bytes);
-    }
-
-    fn truncate(&mut self, len: usize) {
-        let old = self.cache.len();
-        self.cache.resize(len, 0);
-        self.writes += 1;
-        self.len_write = self.writes;
-        self.dirty.retain(|page, _| page * PAGE < len);
-        // The page in which the file now ends has changed; a length alone is no page.
-        if len > 0 && old != len {
-            self.touch(old.min(len - 1) / PAGE, (len - 1) / PAGE);
-        }
-    }
-
-    fn touch(&mut self, first: usize, last: usize) {
-        self.writes += 1;
-        let write = self.writes;
-        self.dirty.extend((first..=last).map(|page| (page, write)));
-    }
-
-    /// Moves copies of pages, and a length, to the platter, unless it has newer ones.
-    fn store(&mut self, len: (usize, u64), pages: &BTreeMap<usize, (u64, Vec<u8>)>) {
-        if len.1 > self.platter_len_write {
-            self.platter_len_write = len.1;
-            self.platter.resize(len.0, 0);
-        }
-        for (page, (write, copy)) in pages {
-            let known = self.platter_writes.entry(*page).or_default();
-            if *write > *known {
-                *known = *write;
-                let from = (page * PAGE).min(self.platter.len());
-                let to = (from + copy.len()).min(self.platter.len());
-                self.platter[from..to].copy_from_slice(&copy[..to - from]);
-            }
-        }
-    }
-
-    fn power_loss(&mut self, draws: &mut Stream, damage: &mut Damage) {
-        let len_new = self.cache.len();
-        let mut len = self.platter.len();
-        if len_new != len {
-            if draws.chance(600) {
-                len = len_new;
-            } else {
-                damage.lengths_lost += 1;
-            }
-        }
-        let mut after = self.platter.clone();
-        after.resize(len, 0);
-        for page in self.dirty.keys() {
-            let (from, to) = (
-                (page * PAGE).min(len),
-                ((page + 1) * PAGE).min(len).min(len_new),
-            );
-            if from >= to {
-                damage.pages_lost += 1;
-                continue;
-            }
-            match draws.below(3) {
-                0 => damage.pages_lost += 1,
-                1 => {
-                    damage.pages_kept += 1;
-                    after[from..to].copy_from_slice(&self.cache[from..to]);
-                }
-                _ => {
-                    damage.pages_torn += 1;
-                    for sector in (from..to).step_by(SECTOR) {
-                        if draws.chance(500) {
-                            let end = (sector + SECTOR).min(to);
-                            after[sector..end].copy_from_slice(&self.cache[sector..end]);
-                        }
-                    }
-                }
-            }
-        }
-        self.cache = after.clone();
-        self.platter = after;
-        self.dirty.clear();
-        self.platter_len_write = self.len_write;
-    }
-}
-
-impl Entry {
-    fn path(&self) -> &str {
-        match self {
-            Entry::Created(path, _)
-            | Entry::Renamed(_, path, _)
-            | Entry::Removed(path)
-            | Entry::Made(path)
-            | Entry::RemovedFolder(path) => path,
-        }
-    }
-
-    fn apply(&self, tree: &mut Tree) {
-        match self {
-            Entry::Created(path, inode) => tree.insert(path, *inode),
-            Entry::Renamed(from, to, inode) => {
-                // If the creation of `from` was lost, the rename still names the file.
-                if tree.files.get(from) == Some(inode) {
-                    tree.files.remove(from);
-                }
-                tree.insert(to, *inode);
-            }
-            Entry::Removed(path) => drop(tree.files.remove(path)),
-            Entry::Made(folder) => {
-                tree.folders.extend(above(folder).map(str::to_owned));
-                tree.folders.insert(folder.clone());
-            }
-            Entry::RemovedFolder(gone) => {
-                tree.files.retain(|path, _| !is_below(path, gone));
-                tree.folders
-                    .retain(|folder| folder != gone && !is_below(folder, gone));
-            }
-        }
-    }
-}
-
-impl Tree {
-    pub fn has_folder(&self, folder: &str) -> bool {
-        folder.is_empty() || self.folders.contains(folder)
-    }
-
-    /// A file that is there is in directories that are.
-    fn insert(&mut self, path: &str, inode: InodeId) {
-        if !self.has_folder(parent(path)) {
-            self.folders.extend(above(path).map(str::to_owned));
-        }
-        self.files.insert(path.to_owned(), inode);
-    }
-}
-
-pub(super) fn parent(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(parent, _)| parent)
-}
-
-/// The directories that hold `path`, the nearest one first, without the root.
-fn above(path: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(parent(path)), |folder| Some(parent(folder)))
-        .take_while(|folder| !folder.is_empty())
-}
-
-fn is_below(path: &str, folder: &str) -> bool {
-    (path.strip_prefix(folder)).is_some_and(|rest| rest.starts_with('/'))
-}
-
-/// The names of those of `paths` that are directly in a directory.
-fn names_in<'a>(paths: impl Iterator<Item = &'a String>, directory: &str) -> Vec<String> {
-    let prefix = match directory.is_empty() {
-        true => 0,
-        false => directory.len() + 1,
-    };
-    paths
-        .filter(|path| parent(path) == directory)
-        .map(|path| path[prefix..].to_owned())
-        .collect()
 }
 
 #[cfg(test)]
