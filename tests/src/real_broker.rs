@@ -6,6 +6,9 @@
     reason = "a process is killed while it works, on a real clock"
 )]
 
+mod fetch;
+mod files;
+
 use bytes::Bytes;
 use engine::{
     host::{
@@ -27,15 +30,13 @@ use kafka_protocol::{
     messages::{
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         describe_configs_request::DescribeConfigsResource,
-        fetch_request::{FetchPartition, FetchTopic},
         metadata_request::MetadataRequestTopic,
         DeleteGroupsRequest, DeleteRecordsRequest, DescribeConfigsRequest, DescribeGroupsRequest,
-        FetchRequest, FetchResponse, MetadataRequest, TopicName,
+        MetadataRequest,
     },
     protocol::{Request, StrBytes},
 };
 use std::{
-    collections::BTreeSet,
     fs,
     future::Future,
     io::{BufRead, BufReader, Read},
@@ -160,6 +161,21 @@ fn on_a_runtime(body: impl Future<Output = ()>) {
         .enable_all()
         .build();
     runtime.unwrap().block_on(body);
+}
+
+/// Asks a broker as no client of ours does: the response, and the bytes that it took.
+async fn ask<R: Request>(
+    connection: &mut TcpStream,
+    request: &R,
+    version: i16,
+) -> (R::Response, usize) {
+    let request = frame::encode_request(request, version, 7).unwrap();
+    connection.write_all(&request).await.unwrap();
+    let len = connection.read_i32().await.unwrap() as usize;
+    let mut response = vec![0; len];
+    connection.read_exact(&mut response).await.unwrap();
+    let response = frame::decode_response::<R>(&Bytes::from(response), version);
+    (response.unwrap(), len)
 }
 
 fn topic() -> TopicPartition {
@@ -384,177 +400,6 @@ fn who_has_left_a_group_is_gone_after_a_kill() {
     });
 }
 
-#[test]
-fn a_damaged_segment_is_named_and_left_alone() {
-    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let broker = Broker::start(dir.path(), "127.0.0.1:0");
-    on_a_runtime(async {
-        let cluster = broker.cluster(&other);
-        cluster.ensure_topic("t", 1).await.unwrap();
-        let producer = Producer::new(cluster, ProducerConfig::default()).await;
-        for number in 0..200 {
-            producer.send(&topic(), record(number)).await.await.unwrap();
-        }
-    });
-    broker.signal("-TERM");
-    assert_eq!(broker.end().0, Some(0));
-    let segment = dir.path().join("log/t/0/00000000000000000000.log");
-    let mut bytes = fs::read(&segment).unwrap();
-    bytes[1000] ^= 0x10;
-    fs::write(&segment, &bytes).unwrap();
-    let broker = Broker::start(dir.path(), "127.0.0.1:0");
-    let (code, said) = broker.end();
-    assert_eq!(code, Some(2), "{said}");
-    for word in [
-        "log/t/0/00000000000000000000.log",
-        "offset",
-        "Bring the file back",
-    ] {
-        assert!(said.contains(word), "no `{word}` in {said}");
-    }
-    assert_eq!(fs::read(&segment).unwrap(), bytes, "nothing was changed");
-}
-
-/// What a crash has left after the last frame is cut, and said; after a clean stop it is damage.
-#[test]
-fn a_torn_tail_is_cut_with_a_warning_after_a_kill_alone() {
-    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut broker = Broker::start(dir.path(), "127.0.0.1:0");
-    on_a_runtime(async {
-        let cluster = broker.cluster(&other);
-        cluster.ensure_topic("t", 1).await.unwrap();
-        let producer = Producer::new(cluster, ProducerConfig::default()).await;
-        for number in 0..5 {
-            let sent = producer.send(&topic(), record(number)).await;
-            sent.await.unwrap();
-        }
-    });
-    let segment = dir.path().join("log/t/0/00000000000000000000.log");
-    let tear = || {
-        let mut bytes = fs::read(&segment).unwrap();
-        bytes.extend(b"SBF2 and what else a crash has left");
-        fs::write(&segment, &bytes).unwrap();
-        bytes
-    };
-    broker.kill();
-    let torn = tear();
-    let broker = Broker::start(dir.path(), "127.0.0.1:0");
-    on_a_runtime(async {
-        let end = broker.cluster(&other).end_offset(&topic()).await;
-        assert_eq!(end.unwrap(), Offset(5));
-    });
-    broker.signal("-TERM");
-    let (code, said) = broker.end();
-    assert_eq!(code, Some(0), "{said}");
-    let until = format!("to={} ", torn.len());
-    for word in ["WARN", "log/t/0/", "end_offset=5", "bytes=35", &until] {
-        assert!(said.contains(word), "no `{word}` in {said}");
-    }
-    let torn = tear();
-    let (code, said) = Broker::start(dir.path(), "127.0.0.1:0").end();
-    assert_eq!(code, Some(2), "{said}");
-    for word in ["log/t/0/", "offset 5", "was stopped", "--without"] {
-        assert!(said.contains(word), "no `{word}` in {said}");
-    }
-    assert_eq!(fs::read(&segment).unwrap(), torn, "nothing was changed");
-    // The way that it names leads on.
-    fs::remove_dir_all(dir.path().join("log/t/0")).unwrap();
-    let (code, said) = Broker::start(dir.path(), "127.0.0.1:0").end();
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("is missing"), "{said}");
-    let broker = Broker::run(command(dir.path(), "127.0.0.1:0").args(["--without", "t/0"]));
-    on_a_runtime(async {
-        let end = broker.cluster(&other).end_offset(&topic()).await;
-        assert_eq!(end.unwrap(), Offset(0));
-    });
-}
-
-#[test]
-fn a_small_file_that_is_gone_is_asked_for() {
-    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let broker = Broker::start(dir.path(), "127.0.0.1:0");
-    on_a_runtime(async {
-        let cluster = broker.cluster(&other);
-        cluster.ensure_topic("t", 1).await.unwrap();
-    });
-    broker.signal("-TERM");
-    assert_eq!(broker.end().0, Some(0));
-    for name in ["topics", "producer-ids"] {
-        let (path, aside) = (dir.path().join(name), other.path().join(name));
-        fs::rename(&path, &aside).unwrap();
-        let output = command(dir.path(), "127.0.0.1:0").output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        let missing = format!("{name} is missing");
-        assert!(
-            said.contains(&missing) && said.contains("Bring the file back"),
-            "{said}"
-        );
-        fs::rename(&aside, &path).unwrap();
-    }
-    let broker = Broker::start(dir.path(), "127.0.0.1:0");
-    broker.signal("-TERM");
-    assert_eq!(broker.end().0, Some(0), "with them, it starts");
-}
-
-/// So many partitions of which each has a file, and ten thousand that nobody has used.
-#[test]
-fn partitions_need_no_open_file_each() {
-    const FILES: u32 = 200;
-    const USED: i32 = 400;
-    const TOGETHER: i32 = 40;
-    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let start = |listen: &str| {
-        let mut limited = Command::new("sh");
-        let run = format!("ulimit -n {FILES}; exec \"$0\" \"$@\"");
-        let plain = command(dir.path(), listen);
-        limited.arg("-c").arg(run).arg(plain.get_program());
-        limited.args(plain.get_args());
-        Broker::run(limited.stdout(Stdio::piped()).stderr(Stdio::piped()))
-    };
-    let fill = |broker: &Broker| {
-        let cluster = broker.cluster(&other);
-        on_a_runtime(async {
-            cluster.ensure_topic("t", USED).await.unwrap();
-            cluster.ensure_topic("unused", 10_000).await.unwrap();
-            // A producer has a connection for each partition, which is an open file, too.
-            for first in (0..USED)
-                .step_by(TOGETHER as usize)
-                .chain((0..USED).step_by(TOGETHER as usize))
-            {
-                let producer = Producer::new(cluster.clone(), ProducerConfig::default()).await;
-                let mut sent = Vec::new();
-                // Each is large enough for the next one to begin a segment.
-                for index in first..first + TOGETHER {
-                    let to = TopicPartition::new("t", PartitionId(index));
-                    let large = NewRecord {
-                        value: Some(vec![7; 5000].into()),
-                        ..record(0)
-                    };
-                    sent.push(producer.send(&to, large).await);
-                }
-                for sent in sent {
-                    sent.await.unwrap();
-                }
-            }
-        });
-    };
-    let mut broker = start("127.0.0.1:0");
-    fill(&broker);
-    broker.kill();
-    let broker = start(&broker.address.clone());
-    fill(&broker);
-    on_a_runtime(async {
-        let cluster = broker.cluster(&other);
-        for index in [0, USED / 2, USED - 1] {
-            let of = TopicPartition::new("t", PartitionId(index));
-            assert_eq!(cluster.end_offset(&of).await.unwrap(), Offset(4));
-        }
-    });
-    broker.signal("-TERM");
-    assert_eq!(broker.end().0, Some(0));
-}
-
 const CONNECTIONS: usize = 10_000;
 /// What a connection may take of the broker: its task, and a buffer for what has arrived of a request.
 const BYTES_EACH: u64 = 32 << 10;
@@ -590,130 +435,5 @@ fn ten_thousand_idle_connections_take_little_and_hinder_nobody() {
         let each = broker.resident().saturating_sub(before) / CONNECTIONS as u64;
         assert!(each < BYTES_EACH, "{each} bytes for each connection");
         drop(crowd);
-    });
-}
-
-/// Asks a broker as no client of ours does: the response, and the bytes that it took.
-async fn ask<R: Request>(
-    connection: &mut TcpStream,
-    request: &R,
-    version: i16,
-) -> (R::Response, usize) {
-    let request = frame::encode_request(request, version, 7).unwrap();
-    connection.write_all(&request).await.unwrap();
-    let len = connection.read_i32().await.unwrap() as usize;
-    let mut response = vec![0; len];
-    connection.read_exact(&mut response).await.unwrap();
-    let response = frame::decode_response::<R>(&Bytes::from(response), version);
-    (response.unwrap(), len)
-}
-
-/// librdkafka's defaults: `fetch.max.bytes`, `max.partition.fetch.bytes`, `receive.message.max.bytes`.
-const FETCH_BYTES: i32 = 50 << 20;
-const PARTITION_BYTES: i32 = 1 << 20;
-const RECEIVE_BYTES: usize = 100_000_000;
-
-/// Asks for these partitions of `t`, from the start on.
-fn fetch(partitions: impl IntoIterator<Item = i32>) -> FetchRequest {
-    let wanted = partitions.into_iter().map(|partition| {
-        FetchPartition::default()
-            .with_partition(partition)
-            .with_partition_max_bytes(PARTITION_BYTES)
-    });
-    let topic = FetchTopic::default()
-        .with_topic(TopicName(StrBytes::from_static_str("t")))
-        .with_partitions(wanted.collect());
-    FetchRequest::default()
-        .with_replica_id((-1).into())
-        .with_max_bytes(FETCH_BYTES)
-        .with_session_epoch(-1)
-        .with_topics(vec![topic])
-}
-
-/// The partitions of which there are records, as often as there are.
-fn with_records(response: &FetchResponse) -> Vec<i32> {
-    let all = (response.responses.iter()).flat_map(|topic| &topic.partitions);
-    all.filter(|partition| partition.records.as_ref().is_some_and(|r| !r.is_empty()))
-        .map(|partition| partition.partition_index)
-        .collect()
-}
-
-async fn large_records(broker: &Broker, dir: &TempDir, partitions: i32) {
-    let cluster = broker.cluster(dir);
-    cluster.ensure_topic("t", partitions).await.unwrap();
-    let producer = Producer::new(cluster, ProducerConfig::default()).await;
-    for partition in 0..partitions {
-        let large = NewRecord {
-            value: Some(vec![partition as u8; 900_000].into()),
-            ..record(0)
-        };
-        let to = TopicPartition::new("t", PartitionId(partition));
-        producer.send(&to, large).await.await.unwrap();
-    }
-}
-
-/// KIP-74. A response with a batch of each was larger than librdkafka takes: it got nothing, for ever.
-#[test]
-fn a_fetch_of_many_partitions_keeps_to_its_bytes_and_starves_none() {
-    const PARTITIONS: i32 = 160;
-    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let broker = Broker::start(dir.path(), "127.0.0.1:0");
-    on_a_runtime(async {
-        large_records(&broker, &other, PARTITIONS).await;
-        let mut connection = TcpStream::connect(&broker.address).await.unwrap();
-        let mut missing: BTreeSet<i32> = (0..PARTITIONS).collect();
-        while !missing.is_empty() {
-            let wanted = fetch(missing.iter().copied());
-            let (response, bytes) = ask(&mut connection, &wanted, 12).await;
-            assert!(bytes < RECEIVE_BYTES, "librdkafka refuses {bytes} bytes");
-            assert!(bytes < FETCH_BYTES as usize + (64 << 10));
-            let got = with_records(&response);
-            assert!(!got.is_empty(), "it gets nothing, for ever");
-            missing.retain(|partition| !got.contains(partition));
-        }
-        // Whatever is asked for, a response has its end.
-        let greedy = fetch(0..PARTITIONS).with_max_bytes(i32::MAX);
-        let (_, bytes) = ask(&mut connection, &greedy, 12).await;
-        assert!(bytes < 60 << 20, "{bytes} bytes");
-    });
-}
-
-/// Also the first batch of the first partition with any is larger than asked for; of the others none is.
-#[test]
-fn a_batch_that_is_too_large_comes_alone() {
-    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let broker = Broker::start(dir.path(), "127.0.0.1:0");
-    on_a_runtime(async {
-        large_records(&broker, &other, 3).await;
-        let mut connection = TcpStream::connect(&broker.address).await.unwrap();
-        for (bytes, expected) in [(0, 1), (1_000_000, 1), (1_900_000, 2), (3_000_000, 3)] {
-            let wanted = fetch(0..3).with_max_bytes(bytes);
-            let (response, _) = ask(&mut connection, &wanted, 12).await;
-            let expected: Vec<i32> = (0..expected).collect();
-            assert_eq!(with_records(&response), expected, "of {bytes} bytes");
-        }
-    });
-}
-
-#[test]
-fn a_partition_that_is_named_thousands_of_times_is_read_once() {
-    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let broker = Broker::start(dir.path(), "127.0.0.1:0");
-    on_a_runtime(async {
-        large_records(&broker, &other, 2).await;
-        let mut connection = TcpStream::connect(&broker.address).await.unwrap();
-        let mut wanted = fetch((0..4000).map(|number| number % 2));
-        // And by a topic that is named twice.
-        wanted.topics.push(wanted.topics[0].clone());
-        let (response, _) = ask(&mut connection, &wanted, 12).await;
-        let mut got = with_records(&response);
-        got.sort();
-        assert_eq!(got, [0, 1]);
-        let answers: usize = response
-            .responses
-            .iter()
-            .map(|topic| topic.partitions.len())
-            .sum();
-        assert_eq!(answers, 2, "each is answered once");
     });
 }
