@@ -79,6 +79,8 @@ impl Past {
         {
             lengths.pop_front();
         }
+        assert!(lengths.iter().is_sorted(), "they grow as time goes on");
+        assert_eq!(lengths.back(), Some(&(self.now, len)), "what was synced");
     }
 
     /// An entry becomes another one; `before` is what its file was, if there was one.
@@ -252,8 +254,8 @@ impl Volume {
     /// Lets an entry name another file with these bytes.
     fn put(&mut self, path: &str, bytes: Vec<u8>) {
         let inode = self.add_durable(bytes);
-        self.seen.files.insert(path.to_owned(), inode);
-        self.durable.files.insert(path.to_owned(), inode);
+        self.seen.insert(path, inode);
+        self.durable.insert(path, inode);
     }
 }
 

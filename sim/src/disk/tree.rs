@@ -34,8 +34,13 @@ impl Tree {
         names_in(self.folders.iter(), directory)
     }
 
+    /// Whether each file is in directories that are there.
+    pub fn is_whole(&self) -> bool {
+        self.files.keys().all(|path| self.has_folder(parent(path)))
+    }
+
     /// A file that is there is in directories that are.
-    fn insert(&mut self, path: &str, inode: InodeId) {
+    pub fn insert(&mut self, path: &str, inode: InodeId) {
         if !self.has_folder(parent(path)) {
             self.folders.extend(above(path).map(str::to_owned));
         }

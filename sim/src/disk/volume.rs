@@ -167,21 +167,25 @@ impl Volume {
             return Err(io::ErrorKind::NotFound.into());
         }
         self.check(DiskOp::Sync)?;
-        // Its own entry, and those of the directories above it, become durable with it.
+        // Its own entry, and those of the directories above it, become durable with it; so does what was done under
+        // that name before the directory was made: it must not come later, and take what is durable by then.
         let own: BTreeSet<&str> = above(directory).chain([directory]).collect();
+        let made = self.last(|entry| match entry {
+            Entry::Made(folder) if own.contains(folder.as_str()) => Some(folder),
+            _ => None,
+        });
         // So does what was done in a directory before it was removed.
-        let gone = (self.pending.iter().enumerate())
-            .filter_map(|(at, entry)| match entry {
-                Entry::RemovedFolder(gone) if parent(gone) == directory => Some((at, gone.clone())),
-                _ => None,
-            })
-            .collect::<Vec<_>>();
+        let gone = self.last(|entry| match entry {
+            Entry::RemovedFolder(gone) if parent(gone) == directory => Some(gone),
+            _ => None,
+        });
         let mut later = Vec::new();
         for (at, entry) in std::mem::take(&mut self.pending).into_iter().enumerate() {
             let path = entry.path();
-            let is_own = matches!(&entry, Entry::Made(folder) if own.contains(folder.as_str()));
-            let is_gone = (gone.iter()).any(|(end, gone)| at < *end && is_below(path, gone));
-            if parent(path) == directory || is_own || is_gone {
+            let is_made = (made.iter())
+                .any(|(made, end)| at <= *end && (path == made || is_below(path, made)));
+            let is_gone = (gone.iter()).any(|(gone, end)| at < *end && is_below(path, gone));
+            if parent(path) == directory || is_made || is_gone {
                 self.remember_entry(&entry);
                 entry.apply(&mut self.durable);
             } else {
@@ -189,7 +193,18 @@ impl Volume {
             }
         }
         self.pending = later;
+        let is_done = |entry: &Entry| parent(entry.path()) != directory;
+        assert!(self.pending.iter().all(is_done), "nothing is left to sync");
+        assert!(self.durable.has_folder(directory), "it is durable itself");
+        assert!(self.durable.is_whole(), "a file is in a directory");
         Ok(())
+    }
+
+    /// The directories that a change which is not durable yet picks, each with the place of the last such change.
+    fn last(&self, picks: impl Fn(&Entry) -> Option<&String>) -> BTreeMap<String, usize> {
+        let changes = self.pending.iter().enumerate();
+        let picked = changes.filter_map(|(at, entry)| Some((picks(entry)?.clone(), at)));
+        picked.collect()
     }
 
     /// Before an entry becomes durable: what it takes the place of is of the past.
@@ -341,6 +356,7 @@ impl Volume {
         for inode in self.inodes.values_mut() {
             inode.power_loss(&mut self.draws, &mut damage);
         }
+        assert!(self.durable.is_whole(), "a file is in a directory");
         self.seen = self.durable.clone();
         let named: BTreeSet<InodeId> = self.seen.files.values().copied().collect();
         self.inodes.retain(|inode, _| named.contains(inode));
@@ -477,6 +493,30 @@ mod tests {
             volume.sync_dir("d").unwrap();
             volume.power_loss();
             assert!(!volume.list("d/e").contains(&"old".to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_is_synced_in_a_directory_that_was_made_again_lasts() {
+        for (removed, made) in [("d/e", "d/e"), ("d", "d/e"), ("d", "d")] {
+            for seed in 0..50 {
+                let mut volume = volume(seed);
+                volume.open("d/e/old").unwrap();
+                volume.sync_dir("d/e").unwrap();
+                volume.remove("d/e/old").unwrap();
+                volume.remove_folder("d/e").unwrap();
+                if removed == "d" {
+                    volume.remove_folder("d").unwrap();
+                }
+                let new = format!("{made}/new");
+                volume.open(&new).unwrap();
+                volume.sync_dir(made).unwrap();
+                if seed % 2 == 0 {
+                    volume.sync_dir(parent(made)).unwrap();
+                }
+                volume.power_loss();
+                assert_eq!(volume.list(made), ["new"], "{removed}, then {new}");
+            }
         }
     }
 

@@ -80,6 +80,15 @@ impl Plan {
                 other => unreachable!("`{other}` is not a kind of damage"),
             },
         });
+        let damage = self
+            .faults
+            .iter()
+            .filter(|fault| fault.what.damage().is_some());
+        assert_eq!(
+            damage.count(),
+            1,
+            "one of them can be told from its consequences"
+        );
     }
 
     /// Plans for a workload, with swarm (Groce et al., 2012): each plan switches whole kinds of fault
