@@ -19,12 +19,13 @@
 //! tried with the faults of a known cause alone, and shrunk if it has another. What nobody had time to
 //! examine is listed as such.
 //!
-//! One seed of a hundred that is not broken is run a second time, in another process, which costs one percent of
-//! the speed: [`Campaign::leaks`].
+//! One seed of a hundred is run a second time, in another process, which costs one percent of the speed: the eighth of
+//! each hundred, whoever runs it, or the next one that is not broken: [`Campaign::leaks`].
 
 mod campaign;
 mod cause;
 mod examine;
+mod going;
 mod process;
 mod steer;
 mod twice;
@@ -41,20 +42,15 @@ use crate::{
     check::Verdict,
     plan::Plan,
     report,
-    run::{self, Report, Workload},
+    run::{Report, Workload},
     Seed,
 };
-use cause::Cause;
 use process::{Halt, Start, Worker};
 use std::{
-    cmp::Reverse,
     ffi::OsString,
     ops::{Bound, RangeBounds},
-    sync::{
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-        Arc, Mutex,
-    },
-    time::{Duration, Instant},
+    sync::{atomic::AtomicUsize, Arc},
+    time::Duration,
 };
 use worker::{Hello, Job};
 
@@ -62,8 +58,6 @@ use worker::{Hello, Job};
 const WALL_MAX: Duration = Duration::from_secs(60);
 /// How much memory a worker may have, unless another limit is given.
 const MEMORY_MAX: u64 = 4 << 30;
-/// How often whoever keeps what was found is told that time has passed.
-const MOMENT: Duration = Duration::from_secs(10);
 
 /// Explores a workload; see the crate's example.
 pub fn explore(workload: impl Workload) -> Explore {
@@ -117,48 +111,6 @@ pub struct Progress {
     pub elapsed: Duration,
     /// What it is doing besides, if it is: examining a failure.
     pub doing: Option<String>,
-}
-
-/// What all threads of an exploration share.
-struct Shared {
-    begun: Instant,
-    /// How many seeds were given out.
-    next: AtomicU64,
-    seeds_run: AtomicU64,
-    failed: AtomicU64,
-    stop: Stop,
-    found: Mutex<Found>,
-}
-
-/// When an exploration stops.
-struct Stop {
-    /// No more seeds are to be run.
-    no_more: AtomicBool,
-    /// The number of the signal that ends it at once, or zero.
-    signal: Arc<AtomicUsize>,
-}
-
-impl Stop {
-    fn no_more(&self) {
-        self.no_more.store(true, Ordering::Relaxed);
-    }
-
-    fn is_now(&self) -> bool {
-        self.signal.load(Ordering::Relaxed) != 0
-    }
-}
-
-#[derive(Default)]
-struct Found {
-    campaign: Campaign,
-    digest: u128,
-    /// The cause of each failure of the campaign.
-    causes: Vec<Cause>,
-    /// Failures that are being examined.
-    examining: usize,
-    /// Wall time that went into examining.
-    examined: Duration,
-    told: Duration,
 }
 
 impl Explore {
@@ -254,7 +206,7 @@ impl Explore {
         self
     }
 
-    /// What the program under test prints is seen: for one seed that somebody looks at.
+    /// What the program under test prints is seen, on stderr: for one seed that somebody looks at.
     pub fn aloud(mut self) -> Self {
         self.aloud = true;
         self
@@ -343,34 +295,6 @@ impl Explore {
         campaign
     }
 
-    fn explore(&self) -> Campaign {
-        let start = self.start();
-        let shared = Shared {
-            begun: Instant::now(),
-            next: AtomicU64::new(0),
-            seeds_run: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            stop: self.stop(),
-            found: Mutex::default(),
-        };
-        self.keep(
-            &shared,
-            &mut shared.found.lock().expect("found"),
-            &mut News::Moment,
-        );
-        std::thread::scope(|scope| {
-            for _ in 0..self.jobs {
-                scope.spawn(|| {
-                    if let Err(Halt::Unable(why)) = self.work(&shared, &start) {
-                        shared.found.lock().expect("found").campaign.ended = Ended::Unable(why);
-                        shared.stop.no_more();
-                    }
-                });
-            }
-        });
-        self.conclude(shared)
-    }
-
     /// Runs a plan in a worker; the program has to serve ([`Explore::serves`]). Returns what it shows; the
     /// error says why no worker can be started.
     pub fn run_plan(&self, plan: &Plan, keep_trace: bool) -> Result<Report, String> {
@@ -407,13 +331,6 @@ impl Explore {
         })
     }
 
-    fn stop(&self) -> Stop {
-        Stop {
-            no_more: AtomicBool::new(false),
-            signal: self.signal.clone(),
-        }
-    }
-
     fn start(&self) -> Start {
         let arguments: Vec<OsString> = match this_test() {
             _ if self.serves => Vec::new(),
@@ -433,129 +350,6 @@ impl Explore {
             wall_max: self.wall_max,
             aloud: self.aloud,
         }
-    }
-
-    fn work(&self, shared: &Shared, start: &Start) -> Result<(), Halt> {
-        let mut worker = Worker::new(start, &shared.stop);
-        let mut twin = Worker::new(start, &shared.stop);
-        let mut nth = 0;
-        while let Some(seed) = self.next(shared) {
-            let mut plan = run::draw(&*self.workload, Seed(seed));
-            (self.adjust)(&mut plan);
-            let report = worker.run(&Job::of(&plan))?;
-            self.add(shared, &plan, &report);
-            if let Verdict::Broken(_) = &report.verdict {
-                shared.failed.fetch_add(1, Ordering::Relaxed);
-                self.fail(shared, &mut worker, &plan, &report)?;
-            } else if twice::is_due(nth) {
-                self.twice(shared, &mut worker, &mut twin, &plan, &report)?;
-            }
-            nth += 1;
-            self.tell(shared, None);
-        }
-        Ok(())
-    }
-
-    /// The next seed, if there is to be one.
-    fn next(&self, shared: &Shared) -> Option<u64> {
-        let (first, last) = self.seeds?;
-        loop {
-            let is_over = |lasts| shared.begun.elapsed() >= lasts;
-            if shared.stop.no_more.load(Ordering::Relaxed)
-                || shared.stop.is_now()
-                || self.lasts.is_some_and(is_over)
-            {
-                return None;
-            }
-            let nth = shared.next.fetch_add(1, Ordering::Relaxed);
-            let seed = first.checked_add(nth).filter(|seed| *seed <= last)?;
-            if seed % self.shard.1 == self.shard.0 {
-                return Some(seed);
-            }
-        }
-    }
-
-    fn tell(&self, shared: &Shared, doing: Option<String>) {
-        (self.progress)(&Progress {
-            seeds_run: shared.seeds_run.load(Ordering::Relaxed),
-            failed: shared.failed.load(Ordering::Relaxed),
-            elapsed: shared.begun.elapsed(),
-            doing,
-        });
-    }
-
-    /// Tells whoever keeps what was found.
-    fn keep(&self, shared: &Shared, found: &mut Found, news: &mut News<'_>) {
-        self.fill(shared, found);
-        (self.keep)(&found.campaign, news);
-    }
-
-    fn add(&self, shared: &Shared, plan: &Plan, report: &Report) {
-        shared.seeds_run.fetch_add(1, Ordering::Relaxed);
-        let mut found = shared.found.lock().expect("found");
-        let campaign = &mut found.campaign;
-        campaign.seeds_run += 1;
-        campaign.virtual_seconds += report.virtual_seconds;
-        campaign.events += report.events;
-        campaign.commits += report.commits;
-        campaign.compared += report.compared;
-        *campaign
-            .verdicts
-            .entry(report.verdict.name().to_owned())
-            .or_default() += 1;
-        for name in report.shown.keys() {
-            *campaign.shown.entry(name.clone()).or_default() += 1;
-        }
-        for (name, count) in &report.counts {
-            *campaign.faults.entry(name.clone()).or_default() += count;
-        }
-        for (name, count) in &report.moves {
-            *campaign.moves.entry(name.clone()).or_default() += count;
-        }
-        campaign.fault_free += u64::from(plan.faults.is_empty());
-        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-        hasher.update(&plan.seed.0.to_le_bytes());
-        hasher.update(report.digest.as_bytes());
-        found.digest = found.digest.wrapping_add(hasher.digest128());
-        let elapsed = shared.begun.elapsed();
-        if elapsed >= found.told + MOMENT {
-            found.told = elapsed;
-            self.keep(shared, &mut found, &mut News::Moment);
-        }
-    }
-
-    /// Fills in what follows from the rest.
-    fn fill(&self, shared: &Shared, found: &mut Found) {
-        let campaign = &mut found.campaign;
-        campaign.workload = self.workload.name().to_owned();
-        for name in self.workload.moves() {
-            campaign.moves.entry(name).or_default();
-        }
-        campaign.wall_seconds = shared.begun.elapsed().as_secs_f64();
-        campaign.seeds_per_second = campaign.seeds_run as f64 / campaign.wall_seconds;
-        if let Some((first, last)) = self.seeds {
-            let next = first.saturating_add(shared.next.load(Ordering::Relaxed));
-            campaign.seeds = (first, next.min(last.saturating_add(1)));
-        }
-        campaign.digest = format!("{:032x}", found.digest);
-    }
-
-    fn conclude(&self, shared: Shared) -> Campaign {
-        let mut found = shared.found.lock().expect("found");
-        self.fill(&shared, &mut found);
-        let mut campaign = std::mem::take(&mut found.campaign);
-        let signal = self.signal.load(Ordering::Relaxed);
-        campaign.ended = match campaign.ended {
-            Ended::Unable(why) => Ended::Unable(why),
-            _ if signal != 0 => Ended::Signal(signal),
-            _ if campaign.failed > 0 && campaign.failures.len() >= self.fails_max => Ended::Enough,
-            _ => Ended::Done,
-        };
-        // What most seeds show is seen first.
-        campaign
-            .failures
-            .sort_by_key(|failure| (Reverse(failure.count), failure.anomaly.kind));
-        campaign
     }
 }
 

@@ -219,6 +219,30 @@ impl What {
         Self::KINDS.into_iter().chain(Self::DAMAGE)
     }
 
+    /// What a campaign counts that no fault asks for: deliveries that take very long.
+    pub(crate) const UNASKED: [&'static str; 1] = ["heavy-tail"];
+
+    /// The names under which a campaign counts a kind, and what comes of it.
+    pub(crate) fn counted_as(kind: &'static str) -> Vec<&'static str> {
+        match kind {
+            "crash" => vec![kind, "restart"],
+            "power-loss" => vec![
+                kind,
+                "restart",
+                "half-open",
+                "page-kept",
+                "page-lost",
+                "page-torn",
+                "length-lost",
+                "entry-lost",
+            ],
+            "cut" => vec![kind, "cut-one-way"],
+            // By the operation that failed.
+            "disk-error" => vec!["read-error", "write-error", "sync-error"],
+            _ => vec![kind],
+        }
+    }
+
     /// Where it damages what is at rest, if it does.
     pub fn damage(&self) -> Option<&Spot> {
         match self {

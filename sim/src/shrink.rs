@@ -45,10 +45,16 @@ pub fn shrink<E>(
     search.faults()?;
     search.params()?;
     search.faults()?;
-    let (plan, report) = search.best;
+    let (smaller, report) = search.best;
     let tried = search.tried;
+    assert!(
+        is_same(anomaly, &report),
+        "the smallest plan fails in the same way"
+    );
+    assert!(smaller.faults.len() <= plan.faults.len());
+    assert!((smaller.faults.iter()).all(|fault| plan.faults.contains(fault)));
     Ok(Ok(Shrunk {
-        plan,
+        plan: smaller,
         report,
         tried,
     }))

@@ -49,7 +49,9 @@ pub struct Failure {
     pub faults_before: usize,
     /// Whether it repeats.
     pub again: Again,
-    /// Seeds that fail in the same way, with faults of the same roles alone and with no fewer: the first ones.
+    /// Seeds that fail in the same way, the first ones. Each was shrunk to faults of the same roles, or fails under
+    /// its faults of these roles alone, and under those of no part of the roles; above four roles, only the part
+    /// without any fault was tried.
     pub seeds: Vec<String>,
     /// How many.
     pub count: u64,
@@ -148,7 +150,7 @@ pub struct Campaign {
     pub wall_seconds: f64,
     /// Trace events of all runs.
     pub events: u64,
-    /// Faults that struck and named events that happened.
+    /// Faults that struck and named events that happened; 0 for what the workload may meet, and never has.
     pub faults: BTreeMap<String, u64>,
     /// How often each legal move of the workload's state machines has happened; 0 for those that never have.
     pub moves: BTreeMap<String, u64>,
@@ -171,7 +173,7 @@ pub struct Campaign {
     pub failures: Vec<Failure>,
     /// Failing seeds that belong to no cause, since nobody has examined them.
     pub unexamined: Vec<Unexamined>,
-    /// Seeds that were run a second time, in another process.
+    /// Seeds that were run a second time, in another process, to the end.
     pub run_twice: u64,
     /// How many of them were not the same.
     pub parted: u64,
@@ -190,20 +192,23 @@ pub enum Conclusion {
     Stuck,
     /// A seed was run twice, and was not the same: exit code 4.
     NotDeterministic,
-    /// Every seed was vacuous, or none was run: exit code 5.
+    /// No seed was clean or detected, or fewer were than were vacuous: exit code 5.
     Vacuous,
 }
 
 impl Conclusion {
     /// The exit code of a process that concludes so.
     pub fn exit_code(self) -> u8 {
-        match self {
+        let code = match self {
             Conclusion::Clean => 0,
             Conclusion::Broken => 1,
             Conclusion::Stuck => 3,
             Conclusion::NotDeterministic => 4,
             Conclusion::Vacuous => 5,
-        }
+        };
+        assert_eq!(code == 0, self == Conclusion::Clean);
+        assert_ne!(code, 2, "that is bad input's");
+        code
     }
 
     /// What follows from these kinds of anomaly alone.
@@ -235,5 +240,26 @@ impl Campaign {
             return Conclusion::Vacuous;
         }
         Conclusion::Clean
+    }
+
+    /// What adds up in a campaign that has ended.
+    pub(super) fn assert_sums(&self) {
+        let seeds: u64 = self.verdicts.values().sum();
+        assert_eq!(seeds, self.seeds_run, "each seed has one verdict");
+        let names = Kind::ALL.map(Kind::name);
+        let broken = names.iter().filter_map(|name| self.verdicts.get(*name));
+        assert_eq!(
+            broken.sum::<u64>(),
+            self.failed,
+            "what is broken has failed"
+        );
+        let causes = self.failures.iter().map(|failure| failure.count);
+        let others = self.unexamined.iter().map(|others| others.count);
+        assert_eq!(
+            causes.chain(others).sum::<u64>(),
+            self.failed,
+            "what has failed is of one cause, or was not examined"
+        );
+        assert!(self.leaks.len() as u64 <= self.parted && self.parted <= self.run_twice);
     }
 }

@@ -64,9 +64,10 @@ pub(super) fn roles(plan: &Plan) -> Roles {
 
 /// The plan with the faults of these roles alone.
 pub(super) fn only(plan: &Plan, roles: &Roles) -> Plan {
-    let mut plan = plan.clone();
-    plan.faults.retain(|fault| roles.contains(&role(fault)));
-    plan
+    let mut part = plan.clone();
+    part.faults.retain(|fault| roles.contains(&role(fault)));
+    assert!(self::roles(&part).is_subset(roles) && part.faults.len() <= plan.faults.len());
+    part
 }
 
 /// The parts of a cause's roles, the smaller ones first: if a plan fails with one of them alone, and with
@@ -83,6 +84,7 @@ pub(super) fn parts(roles: &Roles) -> Vec<Roles> {
         })
         .collect();
     parts.sort_by_key(BTreeSet::len);
+    assert!(parts.first().is_some_and(BTreeSet::is_empty) && parts.last() == Some(roles));
     parts
 }
 

@@ -3,10 +3,11 @@
 use super::{
     campaign::{Again, FailedSeed, Failure, Shown, Unexamined},
     cause::{self, Broken, Cause},
+    going::{Found, Shared},
     process::{Halt, Worker},
     twice,
     worker::Job,
-    Explore, Found, News, Shared,
+    Explore, News,
 };
 use crate::{
     check::{Anomaly, Kind},
@@ -213,12 +214,7 @@ impl Explore {
         if same && left == right {
             return Ok(Again::Same);
         }
-        // What wall time, memory and signals do to a process is not decided by the plan alone.
-        let cut_short = |report: &Report| {
-            let kind = report.verdict.anomaly().map(|anomaly| anomaly.kind);
-            kind.is_some_and(|kind| matches!(kind, Kind::Hung | Kind::Exhausted | Kind::Aborted))
-        };
-        if cut_short(first) || cut_short(second) {
+        if is_cut_short(first) || is_cut_short(second) {
             return Ok(Again::Unconfirmed(format!(
                 "a fresh process showed {} instead of {}, and what the machine does to a process is \
                  not in the plan",
@@ -263,6 +259,13 @@ impl Found {
             }),
         }
     }
+}
+
+/// Whether the machine may have ended a run: what wall time, memory and signals do to a process is not decided by
+/// the plan alone.
+pub(super) fn is_cut_short(report: &Report) -> bool {
+    let kind = report.verdict.anomaly().map(|anomaly| anomaly.kind);
+    kind.is_some_and(|kind| matches!(kind, Kind::Hung | Kind::Exhausted | Kind::Aborted))
 }
 
 pub(super) fn shown(report: &Report) -> Shown {

@@ -1,8 +1,8 @@
 //! A worker as its parent sees it: started, asked, watched, and started again after it has died.
 
 use super::{
+    going::Stop,
     worker::{Hello, Job, READY, WORKER},
-    Stop,
 };
 use crate::{
     check::{Anomaly, Kind},
@@ -13,7 +13,7 @@ use std::{
     ffi::OsString,
     io::{self, BufRead, BufReader, Read, Write},
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::{
             net::UnixStream,
             process::{CommandExt, ExitStatusExt},
@@ -21,7 +21,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant},
 };
 
@@ -64,6 +64,11 @@ impl<'a> Worker<'a> {
         Worker::new(self.start, self.stop)
     }
 
+    /// How many plans its process has been given, if that still runs.
+    pub fn runs(&self) -> u64 {
+        self.process.as_ref().map_or(0, |process| process.runs)
+    }
+
     /// Runs a plan. A process that does not come back with a report is an anomaly of that plan.
     pub fn run(&mut self, job: &Job) -> Result<Report, Halt> {
         let mut process = match self.process.take() {
@@ -84,6 +89,7 @@ struct Process {
     child: Child,
     socket: BufReader<UnixStream>,
     said: Said,
+    runs: u64,
 }
 
 /// How often a parent that waits looks whether it is to stop.
@@ -133,11 +139,11 @@ impl Process {
             .stderr(Stdio::piped())
             // A signal from the terminal is for the parent, which then ends its workers.
             .process_group(0);
-        if start.aloud {
-            command.stdout(Stdio::inherit());
-        } else {
-            command.stdout(Stdio::null());
-        }
+        command.stdout(match start.aloud {
+            // Results are on stdout, and what the program under test says is none.
+            true => Stdio::from(io::stderr().as_fd().try_clone_to_owned()?),
+            false => Stdio::null(),
+        });
         let mut child = command.spawn()?;
         // The command holds the worker's end of the socket: with it, no end would ever be seen here.
         drop(command);
@@ -150,6 +156,7 @@ impl Process {
             child,
             socket: BufReader::new(ours),
             said,
+            runs: 0,
         })
     }
 
@@ -160,6 +167,7 @@ impl Process {
         stop: &Stop,
     ) -> Result<Result<Report, Anomaly>, Halt> {
         self.said.forget();
+        self.runs += 1;
         let job = serde_json::to_string(job).expect("plain data");
         let answered = match self.write(&job) {
             Ok(()) => self.line(wall_max, stop),
@@ -214,20 +222,11 @@ impl Process {
 
     /// How the process has died, as far as it can be known.
     fn died(&mut self) -> Anomaly {
-        // Whoever closes the socket without ending is ended.
-        let mut status = None;
-        let patience = Instant::now() + Duration::from_secs(2);
-        while status.is_none() && Instant::now() < patience {
-            status = self.child.try_wait().ok().flatten();
-            if status.is_none() {
-                std::thread::park_timeout(Duration::from_millis(1));
-            }
-        }
-        if status.is_none() {
-            let _ = self.child.kill();
-            status = self.child.wait().ok();
-        }
         self.said.wait();
+        // A process that is about to end, or has ended, keeps its status; one that has closed its socket and goes on
+        // is ended.
+        let _ = self.child.kill();
+        let status = self.child.wait().ok();
         let lines = self.said.lines();
         let says = |text: &str| lines.iter().any(|line| line.contains(text));
         // The standard library says these two, and then aborts.
@@ -294,17 +293,25 @@ fn this_program() -> io::Result<PathBuf> {
 
 /// What a worker has said on stderr during the run: the last lines of it.
 #[derive(Clone, Default)]
-struct Said(Arc<Mutex<Heard>>);
+struct Said(Arc<Heard>);
 
 #[derive(Default)]
 struct Heard {
-    lines: VecDeque<String>,
+    lines: Mutex<Lines>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    last: VecDeque<String>,
     over: bool,
 }
 
 /// How many lines are kept, and how long one may be.
 const LINES_MAX: usize = 8;
 const LINE_BYTES_MAX: u64 = 400;
+/// How long the end of a process that has closed its socket is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 impl Said {
     fn listen(&self, stderr: impl Read, aloud: bool) {
@@ -321,32 +328,36 @@ impl Said {
             if aloud {
                 eprintln!("{line}");
             }
-            let mut heard = self.0.lock().expect("heard");
-            if heard.lines.len() == LINES_MAX {
-                heard.lines.pop_front();
+            let mut lines = self.0.lines.lock().expect("lines");
+            if lines.last.len() == LINES_MAX {
+                lines.last.pop_front();
             }
-            heard.lines.extend((!line.is_empty()).then_some(line));
+            lines.last.extend((!line.is_empty()).then_some(line));
         }
-        self.0.lock().expect("heard").over = true;
+        self.0.lines.lock().expect("lines").over = true;
+        self.0.ended.notify_all();
     }
 
-    /// Waits for the end of what a dead process has said, which something that it has started may delay.
+    /// Waits for the end of what a process says that ends, which something that it has started may delay.
     fn wait(&self) {
-        let until = Instant::now() + Duration::from_secs(2);
-        while !self.0.lock().expect("heard").over && Instant::now() < until {
-            std::thread::park_timeout(Duration::from_millis(1));
-        }
+        let lines = self.0.lines.lock().expect("lines");
+        let waited = self
+            .0
+            .ended
+            .wait_timeout_while(lines, LAST_WORDS, |lines| !lines.over);
+        drop(waited.expect("lines"));
     }
 
     fn forget(&self) {
-        self.0.lock().expect("heard").lines.clear();
+        self.0.lines.lock().expect("lines").last.clear();
     }
 
     fn lines(&self) -> Vec<String> {
         self.0
-            .lock()
-            .expect("heard")
             .lines
+            .lock()
+            .expect("lines")
+            .last
             .iter()
             .cloned()
             .collect()

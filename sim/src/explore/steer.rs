@@ -47,12 +47,12 @@ pub(super) fn steered(
     }
 }
 
-/// A first seed that no exploration has begun with before: of the time at which it is asked for. It only
-/// picks which seeds are run, and whoever takes it prints it.
+/// A first seed that no exploration has begun with that did not begin in the same microsecond: of the time at which it
+/// is asked for. It only picks which seeds are run, and whoever takes it prints it.
 #[allow(clippy::disallowed_methods)]
 pub fn fresh_seed() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs() * 1_000_000)
+    since.map_or(0, |since| since.as_micros() as u64)
 }
 
 /// Reads `A..B`, or a single seed.

@@ -7,20 +7,22 @@
 
 use super::{
     campaign::Leak,
-    examine::shown,
+    examine::{is_cut_short, shown},
+    going::Shared,
     process::{Halt, Worker},
     worker::Job,
-    Explore, News, Shared,
+    Explore, News,
 };
 use crate::{
     plan::Plan,
     run::Report,
     trace::{parting, Parting},
 };
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One seed of this many is run twice, which costs that share of the speed.
 const EVERY: u64 = 100;
-/// Which of them: not the first, when the counters of all processes still agree.
+/// Which of them: an early one, for a short exploration has one, too.
 const FROM: u64 = 7;
 /// How many leaks are kept with all that is known of them.
 const LEAKS_MAX: usize = 5;
@@ -33,26 +35,58 @@ pub(super) struct Parted {
     pub traces: [String; 2],
 }
 
-/// Whether the `nth` seed of a worker is run twice.
-pub(super) fn is_due(nth: u64) -> bool {
-    nth % EVERY == FROM
+/// Which seeds are run twice: one of each hundred, by its place among the seeds, and not by who runs it; if it has
+/// failed, the next one that has not.
+#[derive(Default)]
+pub(super) struct Due {
+    /// How many have failed whose turn it was.
+    owed: AtomicU64,
+}
+
+impl Due {
+    /// Whether the `nth` seed, which has passed or not, is run twice.
+    pub fn is_now(&self, nth: u64, passed: bool) -> bool {
+        let turn = nth % EVERY == FROM;
+        match (turn, passed) {
+            (true, true) => true,
+            (true, false) => {
+                self.owed.fetch_add(1, Ordering::Relaxed);
+                false
+            }
+            (false, true) => {
+                let less = |owed: u64| owed.checked_sub(1);
+                let taken = (self.owed).fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                taken.is_ok()
+            }
+            (false, false) => false,
+        }
+    }
 }
 
 impl Explore {
-    /// Runs a plan once more, and compares.
+    /// Runs a plan once more, and compares. Returns what counts as the seed's report: the second one, if its
+    /// process did not come to the end, for that is a failure as it is in a first run, and no leak.
     pub(super) fn twice(
         &self,
         shared: &Shared,
         worker: &mut Worker<'_>,
         twin: &mut Worker<'_>,
         plan: &Plan,
-        first: &Report,
-    ) -> Result<(), Halt> {
-        let second = twin.run(&Job::of(plan).with_other_keys())?;
-        let (left, right) = (shown(first), shown(&second));
+        first: Report,
+    ) -> Result<Report, Halt> {
+        let left = shown(&first);
+        let mut second = twin.run(&Job::of(plan).with_other_keys())?;
+        if shown(&second) == left && twin.runs() == worker.runs() {
+            // What counts the runs of its process has counted as many: one more parts them.
+            second = twin.run(&Job::of(plan).with_other_keys())?;
+        }
+        if is_cut_short(&second) {
+            return Ok(second);
+        }
+        let right = shown(&second);
         shared.found.lock().expect("found").campaign.run_twice += 1;
         if left == right {
-            return Ok(());
+            return Ok(first);
         }
         let kept = {
             let mut found = shared.found.lock().expect("found");
@@ -60,7 +94,7 @@ impl Explore {
             found.campaign.leaks.len() < LEAKS_MAX
         };
         if !kept {
-            return Ok(());
+            return Ok(first);
         }
         let parted = part_of(worker, twin, plan)?;
         let (parting, traces) = match parted {
@@ -80,7 +114,7 @@ impl Explore {
         self.keep(shared, &mut found, &mut News::Leak(&mut leak));
         found.campaign.leaks.push(leak);
         self.keep(shared, &mut found, &mut News::Moment);
-        Ok(())
+        Ok(first)
     }
 }
 
@@ -108,4 +142,21 @@ fn part_of(
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_turn_of_a_seed_that_fails_is_the_next_ones() {
+        let due = Due::default();
+        let twice = |seeds: std::ops::Range<u64>, fails: &dyn Fn(u64) -> bool| -> Vec<u64> {
+            seeds.filter(|nth| due.is_now(*nth, !fails(*nth))).collect()
+        };
+        assert_eq!(twice(0..120, &|_| false), [7, 107]);
+        assert_eq!(twice(200..220, &|nth| nth < 210), [210]);
+        assert!(twice(300..500, &|_| true).is_empty());
+        assert_eq!(twice(500..510, &|_| false), [500, 501, 507]);
+    }
 }
