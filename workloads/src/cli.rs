@@ -1,8 +1,8 @@
 //! The `seedbed` command: `cargo sim VERB …`, or `cargo live VERB …` for the build without simulation.
 //!
 //! Exit codes: 0 clean, 1 a claim was broken, 2 usage or bad input, 3 stuck, 4 not deterministic,
-//! 5 vacuous; 130 and 143 if a signal has ended a campaign that had found nothing by then. Diagnostics go to
-//! stderr, results to stdout.
+//! 5 vacuous; 130 and 143 if SIGINT or SIGTERM has ended a `run`, or a campaign that had found nothing by then, or, as
+//! a second signal, any campaign at once. Diagnostics go to stderr, results to stdout.
 
 mod explain;
 #[cfg(not(madsim))]
@@ -11,6 +11,8 @@ mod broker;
 mod choice;
 #[cfg(madsim)]
 mod fuzz;
+#[cfg(madsim)]
+mod limit;
 #[cfg(madsim)]
 mod list;
 #[cfg(madsim)]
@@ -38,7 +40,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
     after_help = "Without a verb: fuzz the revenue workload for 30 seconds.\n\n\
     Exit codes: 0 clean, 1 a claim was broken, 2 usage or bad input, 3 stuck, \
     4 not deterministic, 5 vacuous; 130 and 143 if SIGINT or SIGTERM has ended a campaign \
-    that had found nothing by then."
+    that had found nothing by then, or a run; a second signal ends any campaign at once."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -96,6 +98,21 @@ struct PlanArguments {
     input: Option<PathBuf>,
 }
 
+/// What one run may take: it has broken its limit, and how it ended, if it takes more.
+#[derive(clap::Args, Debug, Clone)]
+struct LimitArguments {
+    /// A seed that takes longer, by the wall clock, has hung.
+    #[arg(long, value_name = "TIME", default_value = SEED_TIMEOUT, value_parser = parse_seed_timeout)]
+    seed_timeout: Duration,
+    /// A seed that needs more memory than this many MiB is broken.
+    #[arg(long, value_name = "MIB", default_value_t = MEMORY,
+        value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
+    memory: u64,
+}
+
+const SEED_TIMEOUT: &str = "60s";
+const MEMORY: u64 = 4096;
+
 #[derive(clap::Args, Debug)]
 struct FuzzArguments {
     /// Which workload.
@@ -126,13 +143,8 @@ struct FuzzArguments {
     /// Write the summary as JSON; - is stdout.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// A seed that takes longer, by the wall clock, has hung.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_seed_timeout)]
-    seed_timeout: Duration,
-    /// A seed that needs more memory than this many MiB is broken.
-    #[arg(long, value_name = "MIB", default_value_t = 4096,
-        value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
-    memory: u64,
+    #[command(flatten)]
+    limits: LimitArguments,
     /// Print every event and move that was counted.
     #[arg(long)]
     verbose: bool,
@@ -156,18 +168,19 @@ struct ReplayArguments {
     /// Write verdict, digest and counts as JSON; - is stdout.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// A run that takes longer, by the wall clock, has hung.
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_seed_timeout)]
-    seed_timeout: Duration,
+    #[command(flatten)]
+    limits: LimitArguments,
 }
 
 #[derive(clap::Args, Debug)]
 struct ShrinkArguments {
     /// A plan file that fails.
     file: PathBuf,
-    /// Where the smaller plan goes [default: FILE with .min in front of its ending].
+    /// Where the smaller plan goes [default: FILE with .min before its ending].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitArguments,
 }
 
 #[derive(clap::Args, Debug)]

@@ -19,6 +19,7 @@ pub(super) fn workload(known: &Known, name: &str) -> Result<Arc<dyn Workload>, B
 /// What the command line changes in every plan.
 #[derive(Clone)]
 pub(super) struct Adjust {
+    workload: String,
     arguments: PlanArguments,
     shape: Shape,
     kinds: Option<BTreeSet<String>>,
@@ -39,6 +40,7 @@ impl Adjust {
             }
         };
         let adjust = Adjust {
+            workload: workload.name().to_owned(),
             kinds: kinds(&arguments.faults)?,
             shape: workload.shape(),
             input,
@@ -104,6 +106,15 @@ impl Adjust {
             || job.unchecked
             || self.arguments.records.is_some()
             || self.input.is_some()
+    }
+
+    /// The command that runs a seed.
+    pub fn replay_of(&self, seed: impl std::fmt::Display) -> String {
+        let of = match &*self.workload {
+            "revenue" => String::new(),
+            name => format!(" --workload {name}"),
+        };
+        format!("cargo sim replay {seed}{of}{}", self.to_arguments())
     }
 
     /// The arguments that make the same plan of the same seed.

@@ -2,7 +2,7 @@
 
 use super::{
     choice::{self, Adjust},
-    night::Night,
+    night::{Night, Repeat},
     summary, write_out, BadInput, FuzzArguments, Known,
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -27,10 +27,8 @@ const DEFAULT_TIME: Duration = Duration::from_secs(30);
 pub(super) fn fuzz(arguments: &FuzzArguments, known: &Known) -> Result<u8, BadInput> {
     let workload = choice::workload(known, &arguments.workload)?;
     let adjust = Adjust::new(&*workload, &arguments.plan)?;
-    let mut explore = Explore::new(workload)
-        .serves()
-        .wall_max(arguments.seed_timeout)
-        .memory_max(arguments.memory << 20);
+    let limits = arguments.limits.to_arguments();
+    let mut explore = arguments.limits.bound(Explore::new(workload).serves());
     let seeds = seeds(arguments)?;
     explore = match &seeds {
         Some(seeds) => explore.seeds(seeds.clone()),
@@ -48,21 +46,24 @@ pub(super) fn fuzz(arguments: &FuzzArguments, known: &Known) -> Result<u8, BadIn
     }
     let json = arguments.json.as_deref();
     let json_file = json.filter(|path| path.as_os_str() != "-");
-    let night = Arc::new(Night::new(arguments.out.as_deref(), json_file, commit())?);
+    let extra = adjust.clone();
+    let again: Arc<Repeat> = Arc::new(move |failure| match &failure.saved {
+        Some(path) => format!("cargo sim replay {}{limits}", path.display()),
+        None => extra.replay_of(&failure.seed) + &limits,
+    });
+    let out = arguments.out.as_deref();
+    let night = Arc::new(Night::new(out, json_file, commit(), again.clone())?);
     // Found out now rather than in the morning.
     night.end(&mut Campaign::default())?;
     let signal = Arc::new(AtomicUsize::new(0));
     listen(&signal)?;
     let bar = bar(seeds.as_ref(), lasts(arguments)?);
-    let (changed, extra, keeping) = (adjust.clone(), adjust.to_arguments(), night.clone());
+    let keeping = night.clone();
     explore = shown(explore, &bar)
         .ends_on(signal)
-        .adjust(move |plan| changed.apply(plan))
+        .adjust(move |plan| adjust.apply(plan))
         .keeps(move |campaign, news| keeping.note(campaign, news))
-        .again(move |failure| match &failure.saved {
-            Some(path) => format!("cargo sim replay {}", path.display()),
-            None => format!("cargo sim replay {}{extra}", failure.seed),
-        });
+        .again(move |failure| again(failure));
     let mut campaign = explore.run();
     bar.finish_and_clear();
     let saved = night.end(&mut campaign);

@@ -4,19 +4,22 @@
 use super::{cannot_write, write_whole, BadInput};
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use sim::{
-    explore::{Again, Ended, FailedSeed, Leak, News},
+    explore::{Again, Conclusion, Ended, FailedSeed, Leak, News},
     report, Campaign, Failure,
 };
 use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 /// How many failing seeds have a test case of their own.
 const CASES_MAX: usize = 1000;
+
+/// The command that repeats a failure.
+pub(super) type Repeat = dyn Fn(&Failure) -> String + Send + Sync;
 
 /// Where a campaign leaves what it found.
 pub(super) struct Night {
@@ -24,6 +27,7 @@ pub(super) struct Night {
     out: Option<PathBuf>,
     json: Option<PathBuf>,
     commit: Option<String>,
+    again: Arc<Repeat>,
     written: Mutex<Written>,
 }
 
@@ -44,12 +48,14 @@ impl Night {
         out: Option<&Path>,
         json: Option<&Path>,
         commit: Option<String>,
+        again: Arc<Repeat>,
     ) -> Result<Night, BadInput> {
         let mut night = Night {
             failures: "failures".into(),
             out: None,
             json: json.map(Path::to_owned),
             commit,
+            again,
             written: Mutex::default(),
         };
         let Some(out) = out else {
@@ -159,7 +165,7 @@ impl Night {
         if let Some(out) = &self.out {
             write_whole(&out.join("summary.json"), &text)?;
             let failed = self.written.lock().expect("written").failed.clone();
-            let junit = junit_of(&campaign, &failed).to_string();
+            let junit = junit_of(&campaign, &failed, &*self.again).to_string();
             write_whole(&out.join("junit.xml"), &junit.map_err(BadInput::new)?)?;
         }
         Ok(())
@@ -191,13 +197,9 @@ fn story(failure: &Failure, commit: Option<&str>) -> String {
 
 /// One test case for all seeds that passed, one for each that did not, one for each leak, and one for what
 /// has ended a campaign before its time.
-fn junit_of(campaign: &Campaign, failed: &[FailedSeed]) -> Report {
+fn junit_of(campaign: &Campaign, failed: &[FailedSeed], again: &Repeat) -> Report {
     let mut suite = TestSuite::new(format!("fuzz {}", campaign.workload));
-    let passed = campaign.seeds_run.saturating_sub(campaign.failed);
-    let name = format!("{passed} of {} seeds passed", campaign.seeds_run);
-    let mut whole = TestCase::new(name, TestCaseStatus::success());
-    whole.set_time(Duration::from_secs_f64(campaign.wall_seconds));
-    suite.add_test_case(whole);
+    suite.add_test_case(passed(campaign));
     let mut add = |name: String, kind, of: &str, message: &str, text: String| {
         let mut status = TestCaseStatus::non_success(kind);
         status.set_type(of);
@@ -211,7 +213,7 @@ fn junit_of(campaign: &Campaign, failed: &[FailedSeed]) -> Report {
             .iter()
             .find(|failure| failure.seeds.contains(&seed.seed));
         let text = match cause {
-            Some(failure) if failure.seed == seed.seed => examined(failure),
+            Some(failure) if failure.seed == seed.seed => examined(failure, again),
             Some(failure) => format!("the same as seed {}", failure.seed),
             None => "its cause was not looked for".into(),
         };
@@ -260,16 +262,38 @@ fn junit_of(campaign: &Campaign, failed: &[FailedSeed]) -> Report {
     report
 }
 
+/// The test case of all seeds that passed: an error if they say nothing.
+fn passed(campaign: &Campaign) -> TestCase {
+    let count = |name| campaign.verdicts.get(name).copied().unwrap_or(0);
+    let (passed, vacuous) = (count("clean") + count("detected"), count("vacuous"));
+    let status = match campaign.conclusion() {
+        Conclusion::Vacuous => {
+            let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+            status.set_type("vacuous");
+            status.set_message(format!(
+                "{vacuous} seeds committed or compared nothing: too little was run to say anything"
+            ));
+            status
+        }
+        _ => TestCaseStatus::success(),
+    };
+    let name = match vacuous {
+        0 => format!("{passed} of {} seeds passed", campaign.seeds_run),
+        _ => format!(
+            "{passed} of {} seeds passed, {vacuous} said nothing",
+            campaign.seeds_run
+        ),
+    };
+    let mut case = TestCase::new(name, status);
+    case.set_time(Duration::from_secs_f64(campaign.wall_seconds));
+    case
+}
+
 /// A cause, for whoever reads it in the morning.
-fn examined(failure: &Failure) -> String {
-    let saved = failure
-        .saved
-        .as_ref()
-        .map(|path| path.display().to_string());
-    let again = format!("cargo sim replay {}", saved.unwrap_or_default());
+fn examined(failure: &Failure, again: &Repeat) -> String {
     format!(
         "{}\n{}",
-        report::failure(failure, &again),
+        report::failure(failure, &again(failure)),
         failure.plan.to_text()
     )
 }

@@ -18,8 +18,7 @@ pub(super) fn replay(arguments: &ReplayArguments, known: &Known) -> Result<u8, B
     }
     // In a worker: a program that exits or aborts is a verdict, too.
     let explore = Explore::new(workload).serves().aloud();
-    let report = explore
-        .wall_max(arguments.seed_timeout)
+    let report = (arguments.limits.bound(explore))
         .run_plan(&plan, arguments.trace.is_some())
         .map_err(BadInput::new)?;
     if let (Some(path), Some(text)) = (&arguments.trace, &report.trace) {
@@ -62,7 +61,8 @@ fn plan(
         adjust.apply(&mut plan);
         sim::run::check_plan(&*workload, &plan)
             .map_err(|error| BadInput::new(format!("{what}, as it was changed: {error}")))?;
-        let again = format!("cargo sim replay {what}{}", adjust.to_arguments());
+        let (changes, limits) = (adjust.to_arguments(), arguments.limits.to_arguments());
+        let again = format!("cargo sim replay {what}{changes}{limits}");
         return Ok((workload, plan, again));
     }
     let Seed(seed) =
@@ -71,15 +71,7 @@ fn plan(
     let workload = choice::workload(known, name)?;
     let adjust = Adjust::new(&*workload, &arguments.plan)?;
     let plan = adjust.draw(&*workload, seed);
-    let of = match workload.name() {
-        "revenue" => String::new(),
-        name => format!(" --workload {name}"),
-    };
-    let again = format!(
-        "cargo sim replay {}{of}{}",
-        Seed(seed),
-        adjust.to_arguments()
-    );
+    let again = adjust.replay_of(Seed(seed)) + &arguments.limits.to_arguments();
     Ok((workload, plan, again))
 }
 
@@ -130,6 +122,14 @@ fn json(plan: &Plan, report: &Report) -> String {
         "anomalies": match &report.verdict {
             Verdict::Broken(anomalies) => anomalies.clone(),
             _ => Vec::new(),
+        },
+        "named": match &report.verdict {
+            Verdict::Detected(named) => named.clone(),
+            _ => Vec::new(),
+        },
+        "vacuous": match &report.verdict {
+            Verdict::Vacuous(why) => Some(why),
+            _ => None,
         },
         "digest": report.digest,
         "virtual_seconds": report.virtual_seconds,

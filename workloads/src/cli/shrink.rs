@@ -5,7 +5,8 @@ use sim::{explore::Again, report, Explore};
 
 pub(super) fn shrink(arguments: &ShrinkArguments, known: &Known) -> Result<u8, BadInput> {
     let (workload, plan) = choice::read_plan(known, &arguments.file)?;
-    let examined = Explore::new(workload).serves().examine_plan(&plan);
+    let explore = arguments.limits.bound(Explore::new(workload).serves());
+    let examined = explore.examine_plan(&plan);
     let failure = match examined.map_err(BadInput::new)? {
         Ok(failure) => failure,
         Err(report) => {
@@ -20,7 +21,8 @@ pub(super) fn shrink(arguments: &ShrinkArguments, known: &Known) -> Result<u8, B
     };
     let story = format!("# {}: {}\n", failure.anomaly.kind, failure.anomaly.what);
     write_out(&out, (story + &failure.plan.to_text()).trim_end())?;
-    let again = format!("cargo sim replay {}", out.display());
+    let limits = arguments.limits.to_arguments();
+    let again = format!("cargo sim replay {}{limits}", out.display());
     anstream::println!("{}", report::failure(&failure, &again));
     Ok(match failure.again {
         Again::Other { .. } => 4,

@@ -4,7 +4,7 @@ use super::night::cut_short;
 use anstyle::{AnsiColor, Style};
 use sim::{
     explore::{Again, Conclusion},
-    report, Campaign, Explore, Failure, What,
+    report, Campaign, Explore, Failure,
 };
 use std::collections::BTreeSet;
 
@@ -64,9 +64,10 @@ pub(super) fn print(campaign: &Campaign, explore: &Explore, verbose: bool) {
 
 fn seeds(campaign: &Campaign) -> String {
     let (first, after) = campaign.seeds;
-    let twice = match campaign.parted {
-        0 => format!("{} run twice, the same each time", campaign.run_twice),
-        parted => format!("{} run twice, of which {parted} PARTED", campaign.run_twice),
+    let twice = match (campaign.run_twice, campaign.parted) {
+        (0, _) => "none run twice".to_owned(),
+        (twice, 0) => format!("{twice} run twice, the same each time"),
+        (twice, parted) => format!("{twice} run twice, of which {parted} PARTED"),
     };
     format!(
         "{first:#x}..{after:#x}, {} without faults, {twice}",
@@ -158,7 +159,7 @@ fn verdict(campaign: &Campaign) {
 
 /// What happened, and how often.
 fn counted(campaign: &Campaign) {
-    let counts = campaign.faults.iter();
+    let counts = campaign.faults.iter().filter(|(_, count)| **count > 0);
     let (engine, faults): (Vec<_>, Vec<_>) = counts.partition(|(name, _)| name.contains('.'));
     let texts = |counts: Vec<(&String, &u64)>| -> Vec<String> {
         let texts = counts.iter().map(|(name, count)| format!("{name} {count}"));
@@ -180,28 +181,9 @@ fn rows(name: &str, texts: &[String], wide: usize) {
     }
 }
 
-/// Kinds of fault and of damage that did not occur, and legal moves that were not made.
+/// What the workload may meet and has not, and legal moves that were not made.
 fn never(campaign: &Campaign) -> Vec<String> {
-    let damage = [
-        "cut-one-way",
-        "half-open",
-        "heavy-tail",
-        "read-error",
-        "write-error",
-        "sync-error",
-        "page-kept",
-        "page-lost",
-        "page-torn",
-        "length-lost",
-        "entry-lost",
-        "restart",
-    ];
-    // A disk error is counted by the operation that failed.
-    let kinds = What::KINDS.into_iter().filter(|kind| *kind != "disk-error");
-    let missing = kinds
-        .chain(damage)
-        .filter(|kind| !campaign.faults.contains_key(*kind));
-    let unmade = campaign.moves.iter().filter(|(_, count)| **count == 0);
-    let unmade = unmade.map(|(name, _)| name.clone());
-    missing.map(str::to_owned).chain(unmade).collect()
+    let counts = campaign.faults.iter().chain(&campaign.moves);
+    let never = counts.filter(|(_, count)| **count == 0);
+    never.map(|(name, _)| name.clone()).collect()
 }
