@@ -7,6 +7,10 @@ mod house;
 #[cfg(madsim)]
 mod determinism;
 
+/// Processes that a test starts.
+#[cfg(any(madsim, feature = "kafka-clients"))]
+mod running;
+
 /// Programs with something planted in them.
 #[cfg(madsim)]
 mod planted;

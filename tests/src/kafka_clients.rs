@@ -9,11 +9,12 @@
 mod engines;
 mod tools;
 
+use crate::running::Running;
 use std::{
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
         mpsc::{channel, Receiver, RecvTimeoutError},
         OnceLock,
@@ -81,31 +82,10 @@ fn tools() -> &'static Tools {
     })
 }
 
-/// A process that does not outlive its test.
-struct Running(Child);
-
 impl Running {
-    fn start(command: &mut Command) -> Running {
-        Running(command.spawn().expect("it starts"))
-    }
-
-    /// With SIGKILL.
-    fn kill(mut self) {
-        self.0.kill().expect("it runs");
-        self.0.wait().expect("it was killed");
-    }
-
     fn succeeds(mut self, what: &str) {
         let status = self.0.wait().expect("it ends");
         assert!(status.success(), "{what}: {status}");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

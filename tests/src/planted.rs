@@ -17,7 +17,7 @@ use std::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// What is planted, by the name of the workload.
-pub const PLANTS: [(&str, Plant); 14] = [
+pub const PLANTS: [(&str, Plant); 17] = [
     ("planted-panic", Plant::Panic),
     ("planted-exit", Plant::Exit),
     ("planted-abort", Plant::Abort),
@@ -31,6 +31,9 @@ pub const PLANTS: [(&str, Plant); 14] = [
     ("leaks-process", Plant::Leak(process)),
     ("leaks-hash-order", Plant::Leak(hash_order)),
     ("planted-wear", Plant::Wear),
+    ("planted-second", Plant::Second),
+    ("planted-words", Plant::Words),
+    ("planted-nothing", Plant::Nothing),
     ("two-bugs", Plant::TwoBugs),
 ];
 
@@ -46,6 +49,12 @@ pub enum Plant {
     Memory,
     /// An abort in the fifth run of a process.
     Wear,
+    /// An abort in the second run of each seed, whichever process it is in: what the machine does, and no plan.
+    Second,
+    /// Words on stdout and on stderr, in every seed.
+    Words,
+    /// Nothing is acknowledged, in any seed.
+    Nothing,
     /// In every seed, and it breaks nothing: what is sent is this.
     Leak(fn() -> u64),
     /// A byte that is not synced, and every third one that is not even written.
@@ -92,6 +101,14 @@ impl Workload for Planted {
 
     fn build(&self, world: &World, plan: &Plan) -> Box<dyn Scenario> {
         let (plant, hit) = (self.plant, is_hit(plan.seed.0));
+        match plant {
+            Plant::Second if is_second(plan.seed.0) => std::process::abort(),
+            Plant::Words => {
+                println!("said on stdout");
+                eprintln!("said on stderr");
+            }
+            _ => {}
+        }
         let forgets = matches!(plant, Plant::TwoBugs);
         world.node("server", move |host| async move {
             drop(serve(host, forgets).await)
@@ -112,7 +129,7 @@ impl Workload for Planted {
                 for byte in 0..BYTES {
                     let op = told.invoke(Duration::ZERO, byte);
                     let put = tokio::time::timeout(Duration::from_secs(2), put(&host, byte));
-                    let ok = matches!(put.await, Ok(Ok(())));
+                    let ok = matches!(put.await, Ok(Ok(()))) && !matches!(plant, Plant::Nothing);
                     told.tell(op, if ok { Told::Ok(()) } else { Told::Unknown });
                     if (hit || matches!(plant, Plant::Wear)) && byte == BYTES / 2 {
                         strike(plant);
@@ -167,8 +184,17 @@ fn strike(plant: Plant) {
                 std::process::abort();
             }
         }
-        Plant::Leak(_) | Plant::TwoBugs => {}
+        Plant::Second | Plant::Words | Plant::Nothing | Plant::Leak(_) | Plant::TwoBugs => {}
     }
+}
+
+/// Whether a seed has been run once before in this folder, which no plan knows: the runs of each are counted in
+/// a file.
+fn is_second(seed: u64) -> bool {
+    let name = format!("runs-of-{seed}");
+    let runs = std::fs::read(&name).unwrap_or_default();
+    std::fs::write(&name, [&runs[..], b"."].concat()).expect("the folder is a test's own");
+    runs.len() == 1
 }
 
 #[allow(unconditional_recursion)]

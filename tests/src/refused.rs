@@ -1,6 +1,7 @@
 //! What is refused, and how it is said: one clear message on stderr, exit code 2, nothing on stdout.
 
-use std::{fs, path::Path, process::Command};
+use crate::running;
+use std::{fs, path::Path};
 
 struct Said {
     code: Option<i32>,
@@ -9,12 +10,8 @@ struct Said {
 }
 
 fn seedbed(folder: &Path, arguments: &[&str]) -> Said {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_seedbed-under-test"));
-    let output = command
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .expect("it starts");
+    let output = running::seedbed(folder, arguments).output();
+    let output = output.expect("it starts");
     Said {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -69,6 +66,11 @@ fn bad_input_is_refused_with_what_would_be_right() {
         (&["fuzz", "--seed-timeout", "8"], &["--seed-timeout", "30s"]),
         (&["fuzz", "--seed-timeout", "999ms"], &["at least 1s"]),
         (&["replay", "5", "--seed-timeout", "0s"], &["at least 1s"]),
+        (&["replay", "5", "--memory", "1"], &["--memory", "64..="]),
+        (
+            &["shrink", "good.plan", "--memory", "1"],
+            &["--memory", "64..="],
+        ),
         (
             &["run", "--input", "x", "--dir", "d", "--checkpoint-ms", "0"],
             &["--checkpoint-ms", "1..="],

@@ -51,10 +51,7 @@ fn damage_at_rest_is_never_silent() {
     });
     let campaign = explore.check();
     for kind in What::DAMAGE {
-        assert!(
-            campaign.faults.contains_key(kind),
-            "{kind} has never struck"
-        );
+        assert!(campaign.faults[kind] > 0, "{kind} has never struck");
     }
     let detected = campaign.verdicts.get("detected").copied();
     assert!(detected > Some(20), "{:?}", campaign.verdicts);
