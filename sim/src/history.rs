@@ -2,6 +2,7 @@
 //!
 //! A timeout, a lost reply and a reset connection are `unknown`: the operation may have happened.
 
+use crate::check::{Amount, Ledger, Promise};
 use std::{
     fmt,
     sync::{Arc, Mutex},
@@ -70,6 +71,25 @@ impl<A: Clone, R: Clone> History<A, R> {
         if matches!(op.told, Told::Invoked) {
             op.told = told;
         }
+    }
+
+    /// The claim that what happened is there: what a client was told is ok must be, and what it was not told of may
+    /// be. Returns it with the number of those that are ok.
+    pub fn claim(&self, name: &str, promise: Promise, key: impl Fn(&A) -> String) -> (Ledger, u64) {
+        let mut ledger = Ledger::new(name, promise);
+        let one = Amount { count: 1, sum: 0 };
+        let mut ok = 0;
+        for op in self.ops() {
+            match op.told {
+                Told::Ok(_) => {
+                    ok += 1;
+                    ledger.must(key(&op.asked), one);
+                }
+                Told::Unknown | Told::Invoked => ledger.may(key(&op.asked), one),
+                Told::Failed => {}
+            }
+        }
+        (ledger, ok)
     }
 
     /// All operations, in the order in which they were asked.

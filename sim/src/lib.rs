@@ -26,7 +26,7 @@
 //! seed does to them; at the end every acknowledged key must be there.
 //!
 //! ```
-//! use sim::{Amount, Findings, History, Host, Kind, Ledger, Plan, Promise, Scenario, Shape, Told};
+//! use sim::{Amount, Findings, History, Host, Kind, Plan, Promise, Scenario, Shape, Told};
 //! use sim::{Workload, World};
 //! use std::{io, time::Duration};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -108,13 +108,9 @@
 //!     async fn waits_for(&mut self) -> Vec<String> { Vec::new() }
 //!
 //!     async fn judge(&mut self) -> Findings {
-//!         let mut ledger = Ledger::new("keys", Promise::at_least_once());
+//!         let name = |key: &u8| format!("key {key}");
+//!         let (mut ledger, commits) = self.puts.claim("keys", Promise::at_least_once(), name);
 //!         let one = Amount { count: 1, sum: 0 };
-//!         for op in self.puts.ops() {
-//!             let key = format!("key {}", op.asked);
-//!             if op.told == Told::Ok(()) { ledger.must(key, one) } else { ledger.may(key, one) }
-//!         }
-//!         let commits = self.puts.ops().iter().filter(|op| op.told == Told::Ok(())).count() as u64;
 //!         loop {
 //!             let read = async {
 //!                 let mut stream = self.world.observer().connect("server:80").await?;
@@ -123,7 +119,7 @@
 //!                 stream.read_exact(&mut keys).await.map(|_| keys)
 //!             };
 //!             if let Ok(Ok(keys)) = tokio::time::timeout(Duration::from_secs(5), read).await {
-//!                 keys.iter().for_each(|key| ledger.saw(format!("key {key}"), one));
+//!                 keys.iter().for_each(|key| ledger.saw(name(key), one));
 //!                 return Findings { ledgers: vec![ledger], commits, ..Findings::default() };
 //!             }
 //!             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -2,9 +2,7 @@
 //! has stopped finding anything.
 
 use async_trait::async_trait;
-use sim::{
-    Amount, Findings, History, Host, Ledger, Plan, Promise, Scenario, Shape, Told, Workload, World,
-};
+use sim::{Amount, Findings, History, Host, Plan, Promise, Scenario, Shape, Told, Workload, World};
 use std::{io, time::Duration};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -112,21 +110,10 @@ impl Scenario for Running {
                 Ok(Err(_)) | Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
             }
         };
-        let mut ledger = Ledger::new("numbers", Promise::at_least_once());
-        let one = Amount { count: 1, sum: 0 };
-        let mut commits = 0;
-        for op in self.puts.ops() {
-            let key = format!("number {}", op.asked);
-            match op.told {
-                Told::Ok(()) => {
-                    commits += 1;
-                    ledger.must(key, one);
-                }
-                _ => ledger.may(key, one),
-            }
-        }
+        let key = |number: &u8| format!("number {number}");
+        let (mut ledger, commits) = self.puts.claim("numbers", Promise::at_least_once(), key);
         for number in numbers {
-            ledger.saw(format!("number {number}"), one);
+            ledger.saw(key(&number), Amount { count: 1, sum: 0 });
         }
         Findings {
             ledgers: vec![ledger],

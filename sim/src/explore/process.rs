@@ -89,6 +89,7 @@ struct Process {
     child: Child,
     socket: BufReader<UnixStream>,
     said: Said,
+    aloud: bool,
     runs: u64,
 }
 
@@ -156,6 +157,7 @@ impl Process {
             child,
             socket: BufReader::new(ours),
             said,
+            aloud: start.aloud,
             runs: 0,
         })
     }
@@ -279,6 +281,10 @@ impl Drop for Process {
         // It may be dead already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if self.aloud {
+            // Whoever looks at it sees all that it has said, and this process may end next.
+            self.said.wait();
+        }
     }
 }
 
@@ -338,7 +344,7 @@ impl Said {
         self.0.ended.notify_all();
     }
 
-    /// Waits for the end of what a process says that ends, which something that it has started may delay.
+    /// Waits for the end of what a process says that ends or has ended, which something that it has started may delay.
     fn wait(&self) {
         let lines = self.0.lines.lock().expect("lines");
         let waited = self

@@ -2,12 +2,10 @@
 //!
 //! A group belongs to a partition of `__consumer_offsets`, and that partition's leader is its coordinator.
 
-mod seats;
 mod positions;
 mod describe;
 mod forget;
 
-use self::seats::Seats;
 use super::{data, to_its_end, Broker, Later, OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::{
     ids::{Offset, PartitionId},
@@ -16,7 +14,6 @@ use crate::{
         groups::{Group, Join, Joined, Phase, Speaker, Stored, Sync},
         offsets::{Entry, Offsets},
         partition::AppendError,
-        room::{Peer, Purse},
         transactions::TransactionVersion,
         TopicPartition,
     },
@@ -39,16 +36,28 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use std::sync::{
-    atomic::{AtomicU64, Ordering},
-    Arc,
+use std::{
+    collections::BTreeMap,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        Arc, Mutex,
+    },
 };
+use tokio::sync::Notify;
 
 /// The coordinator of the groups of one partition of `__consumer_offsets`.
 pub struct Coordinator {
-    pub(super) fold: Fold<Offsets>,
-    pub(super) seats: Seats,
+    fold: Fold<Offsets>,
+    groups: Mutex<BTreeMap<String, Seat>>,
+    changed: Notify,
     members: AtomicU64,
+}
+
+/// A group, and the commits within transactions that are on their way into its log.
+#[derive(Default)]
+struct Seat {
+    group: Group,
+    staging: usize,
 }
 
 impl Folded for Offsets {
@@ -62,13 +71,46 @@ impl Folded for Offsets {
 }
 
 impl Coordinator {
-    /// Groups without members of which the log knows nothing are gone.
-    fn clear_seats(&self) {
-        let is_known = |name: &str| self.fold.look(|offsets| offsets.knows(name));
-        self.seats.clear(is_known);
+    /// Changes a group, which is created if need be, and wakes who waits for it.
+    fn change<R>(&self, group: &str, change: impl FnOnce(&mut Group) -> R) -> R {
+        let mut groups = self.groups.lock().expect("groups");
+        let seat = groups.entry(group.to_owned()).or_default();
+        let done = change(&mut seat.group);
+        drop(groups);
+        self.changed.notify_waiters();
+        done
     }
 
-    /// Waits until everything before `end` was applied.
+    /// Waits until a group has an answer.
+    async fn wait<R>(&self, group: &str, answer: impl Fn(&Group) -> Option<R>) -> R {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut groups = self.groups.lock().expect("groups");
+                let seat = groups.entry(group.to_owned()).or_default();
+                if let Some(answer) = answer(&seat.group) {
+                    return answer;
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether there is room for so much more of what members say. It is kept as long as they are.
+    fn check_room(&self, bytes: usize) -> Result<(), ResponseError> {
+        let groups = self.groups.lock().expect("groups");
+        let held: usize = groups.values().map(|seat| seat.group.bytes()).sum();
+        let room = match bytes <= MEMBER_BYTES_SMALL {
+            true => MEMBERS_BYTES_MAX,
+            false => MEMBERS_BYTES_MAX / 2,
+        };
+        match bytes <= MEMBER_BYTES_MAX && held + bytes <= room {
+            true => Ok(()),
+            false => Err(ResponseError::GroupMaxSizeReached),
+        }
+    }
+
+    /// Waits until everything in front of `end` was applied.
     pub(super) async fn wait_applied(&self, end: Offset) -> Result<(), ResponseError> {
         let applied = self.fold.wait_applied(end).await;
         applied.map_err(|_| ResponseError::NotCoordinator)
@@ -77,16 +119,20 @@ impl Coordinator {
 
 /// The first version of JoinGroup in which a member gets its id before it joins (KIP-394).
 const JOIN_WITH_ID: i16 = 4;
-/// The name of a group is not longer: Kafka's own log could not say it.
-const NAME_BYTES_MAX: usize = i16::MAX as usize;
+/// What a member may say of itself, and a leader of all: it goes into one record of the log…
+const MEMBER_BYTES_MAX: usize = 1 << 20;
+/// What most say; those who say more leave half of the room to them.
+const MEMBER_BYTES_SMALL: usize = 64 << 10;
+/// …and what all members of the groups of one coordinator may.
+const MEMBERS_BYTES_MAX: usize = 16 << 20;
 const SESSION_MS: std::ops::RangeInclusive<i32> = 1..=1_800_000;
 
 impl Broker {
-    pub(super) async fn coordinator_of_group(
+    async fn coordinator_of_group(
         self: &Arc<Self>,
         group: &str,
     ) -> Result<Arc<Coordinator>, ResponseError> {
-        if group.is_empty() || group.len() > NAME_BYTES_MAX {
+        if group.is_empty() {
             return Err(ResponseError::InvalidGroupId);
         }
         self.group_coordinator(self.coordinator_of(group).0).await
@@ -117,26 +163,25 @@ impl Broker {
                 ResponseError::KafkaStorageError
             })?;
             let now = broker.now_ms();
-            let (seats, groups) = fold.look(|offsets| {
-                let names = offsets.names();
-                let known = names.iter().map(|name| {
-                    let stored = offsets.group(name);
-                    let restored = stored.map(|stored| Group::restore(stored, now));
-                    (name.to_string(), restored.unwrap_or_default())
+            let groups = fold.look(|offsets| {
+                let stored = offsets.groups().map(|(name, stored)| {
+                    let group = Group::restore(stored, now);
+                    (name.clone(), Seat { group, staging: 0 })
                 });
-                (Seats::new(known), names.len())
+                stored.collect::<BTreeMap<_, _>>()
             });
             tracing::info!(
                 name: "group.coordinator-loaded",
                 partition = index,
-                groups
+                groups = groups.len()
             );
-            if groups > 0 {
+            if !groups.is_empty() {
                 tracing::info!(name: "group.coordinator-took-over", partition = index);
             }
             let coordinator = Arc::new(Coordinator {
                 fold,
-                seats,
+                groups: Mutex::new(groups),
+                changed: Notify::new(),
                 members: AtomicU64::new(0),
             });
             let (following, failing) = (coordinator.clone(), broker.clone());
@@ -182,15 +227,14 @@ impl Broker {
             .with_port(found.port)
     }
 
-    /// A member joins; the answer waits for the others, and then for memory: its leader is told what all of them say.
+    /// A member joins; the answer waits for the others.
     pub fn join_group(
         self: &Arc<Self>,
         request: JoinGroupRequest,
         version: i16,
         client: String,
-        peer: &Arc<Peer>,
-    ) -> Later<(JoinGroupResponse, Purse)> {
-        let (broker, mut purse) = (self.clone(), Purse::of(peer));
+    ) -> Later<JoinGroupResponse> {
+        let broker = self.clone();
         async move {
             let mut member = request.member_id.to_string();
             let joined = broker.join(&request, version, client, &mut member).await;
@@ -198,25 +242,24 @@ impl Broker {
                 .with_member_id(StrBytes::from_string(member))
                 .with_generation_id(-1)
                 .with_protocol_name((version < 7).then(StrBytes::default));
-            let joined = match joined {
-                Err(error) => return (answer.with_error_code(error.code()), purse),
-                Ok(joined) => joined,
-            };
-            purse.pay(&broker.rooms.leaving, 2 * joined.bytes()).await;
-            let members = joined.members.into_iter().map(|(id, instance, metadata)| {
-                JoinGroupResponseMember::default()
-                    .with_member_id(StrBytes::from_string(id))
-                    .with_group_instance_id(instance.map(StrBytes::from_string))
-                    .with_metadata(metadata)
-            });
-            let kind = StrBytes::from_string(joined.protocol_type);
-            let answer = answer
-                .with_generation_id(joined.generation)
-                .with_protocol_type(Some(kind))
-                .with_protocol_name(Some(StrBytes::from_string(joined.protocol)))
-                .with_leader(StrBytes::from_string(joined.leader))
-                .with_members(members.collect());
-            (answer, purse)
+            match joined {
+                Err(error) => answer.with_error_code(error.code()),
+                Ok(joined) => {
+                    let members = joined.members.into_iter().map(|(id, instance, metadata)| {
+                        JoinGroupResponseMember::default()
+                            .with_member_id(StrBytes::from_string(id))
+                            .with_group_instance_id(instance.map(StrBytes::from_string))
+                            .with_metadata(metadata)
+                    });
+                    let kind = StrBytes::from_string(joined.protocol_type);
+                    answer
+                        .with_generation_id(joined.generation)
+                        .with_protocol_type(Some(kind))
+                        .with_protocol_name(Some(StrBytes::from_string(joined.protocol)))
+                        .with_leader(StrBytes::from_string(joined.leader))
+                        .with_members(members.collect())
+                }
+            }
         }
         .boxed()
     }
@@ -260,8 +303,11 @@ impl Broker {
                 })
                 .collect(),
         };
-        (coordinator.seats).join(&request.group_id, join, self.now_ms())?;
-        let joined = (coordinator.seats)
+        let said = (join.protocols.iter()).map(|(name, own)| name.len() + own.len());
+        coordinator.check_room(said.sum())?;
+        let now = self.now_ms();
+        coordinator.change(&request.group_id, |group| group.join(join, now))?;
+        let joined = coordinator
             .wait(&request.group_id, |group| group.joined(member))
             .await?;
         tracing::info!(
@@ -302,17 +348,20 @@ impl Broker {
                 (one.member_id.to_string(), own)
             })
             .collect();
+        if !assignments.is_empty() {
+            let given = assignments.iter().map(|(_, own)| own.len());
+            coordinator.check_room(given.sum())?;
+        }
         loop {
             let given = std::mem::take(&mut assignments);
-            let seats = &coordinator.seats;
-            match seats.sync(&request.group_id, who, given, self.now_ms())? {
+            let now = self.now_ms();
+            match coordinator.change(&request.group_id, |group| group.sync(who, given, now))? {
                 Sync::Assigned(assignment) => return Ok(assignment),
                 Sync::Store(stored) => {
                     self.store_group(&coordinator, &request.group_id, stored.clone())
                         .await?;
                     let now = self.now_ms();
-                    seats.keep(&request.group_id);
-                    seats.change(&request.group_id, |group| group.stored(&stored, now));
+                    coordinator.change(&request.group_id, |group| group.stored(&stored, now));
                     tracing::info!(
                         name: "group.stable",
                         group = request.group_id.as_str(),
@@ -325,7 +374,7 @@ impl Broker {
                         let waits = group.phase() == Phase::Completing && group.check(who).is_ok();
                         (!waits).then_some(())
                     };
-                    seats.wait(&request.group_id, over).await;
+                    coordinator.wait(&request.group_id, over).await;
                 }
             }
         }
@@ -341,13 +390,8 @@ impl Broker {
             group: group.to_owned(),
             stored: Some(stored),
         };
-        let entries = [entry];
-        let written = self.write_entries(coordinator, &entries, Identity::NOBODY, None);
-        written.await.map_err(|error| match error {
-            // As Apache Kafka says it: another try would fare no better.
-            ResponseError::MessageTooLarge => ResponseError::UnknownServerError,
-            error => error,
-        })
+        self.write_entries(coordinator, &[entry], Identity::NOBODY, None)
+            .await
     }
 
     /// Writes into the coordinator's log, durably, and waits until it was applied.
@@ -377,7 +421,6 @@ impl Broker {
                         self.fail(error);
                         Err(ResponseError::NotCoordinator)
                     }
-                    Err(AppendError::TooLarge { .. }) => Err(ResponseError::MessageTooLarge),
                     Err(_) => Err(ResponseError::CoordinatorNotAvailable),
                 }
             }
@@ -406,8 +449,7 @@ impl Broker {
                     instance: request.group_instance_id.as_deref(),
                 };
                 let now = self.now_ms();
-                let seats = &coordinator.seats;
-                seats.change(&request.group_id, |group| group.heartbeat(who, now))
+                coordinator.change(&request.group_id, |group| group.heartbeat(who, now))
             }
         };
         let code = beaten.err().map_or(0, |error| error.code());
@@ -427,8 +469,8 @@ impl Broker {
         };
         let leave = |id: &str, instance: Option<&str>| {
             let now = self.now_ms();
-            let seats = &coordinator.seats;
-            let left = seats.change(&request.group_id, |group| group.leave(id, instance, now));
+            let left =
+                coordinator.change(&request.group_id, |group| group.leave(id, instance, now));
             left.err().map_or(0, |error| error.code())
         };
         let answer = if version < 3 {
@@ -445,7 +487,7 @@ impl Broker {
         };
         // Who was told that it has left does not come back, after a crash, as a member that is silent.
         let left = {
-            let groups = coordinator.seats.lock();
+            let groups = coordinator.groups.lock().expect("groups");
             let seat = groups.get(request.group_id.as_str());
             seat.map(|seat| seat.group.to_stored())
         };
@@ -469,10 +511,23 @@ impl Broker {
         let open: Vec<_> = self.groups.lock().await.values().cloned().collect();
         let now = self.now_ms();
         for coordinator in open {
-            for (group, generation) in coordinator.seats.expire(now) {
-                tracing::info!(name: "group.expired", group, generation);
+            let mut changed = false;
+            {
+                let mut groups = coordinator.groups.lock().expect("groups");
+                for (name, seat) in groups.iter_mut() {
+                    if seat.group.expire(now) {
+                        tracing::info!(
+                            name: "group.expired",
+                            group = name.as_str(),
+                            generation = seat.group.generation()
+                        );
+                        changed = true;
+                    }
+                }
             }
-            coordinator.clear_seats();
+            if changed {
+                coordinator.changed.notify_waiters();
+            }
         }
     }
 
@@ -496,7 +551,7 @@ impl Broker {
     async fn delete_group(self: &Arc<Self>, group: &str) -> Result<(), ResponseError> {
         let coordinator = self.coordinator_of_group(group).await?;
         {
-            let groups = coordinator.seats.lock();
+            let groups = coordinator.groups.lock().expect("groups");
             let seat = groups.get(group).ok_or(ResponseError::GroupIdNotFound)?;
             if seat.group.phase() != Phase::Empty || seat.staging > 0 {
                 return Err(ResponseError::NonEmptyGroup);
@@ -516,7 +571,13 @@ impl Broker {
         });
         self.write_entries(&coordinator, &entries, Identity::NOBODY, None)
             .await?;
-        coordinator.clear_seats();
+        let mut groups = coordinator.groups.lock().expect("groups");
+        if groups
+            .get(group)
+            .is_some_and(|seat| seat.group.phase() == Phase::Empty)
+        {
+            groups.remove(group);
+        }
         Ok(())
     }
 }
