@@ -6,7 +6,10 @@ mod ends;
 mod steered;
 mod twice;
 
-use crate::{planted::planted, running::seedbed};
+use crate::{
+    planted::planted,
+    running::{output, seedbed},
+};
 use sim::{
     explore::{Again, Conclusion, Ended},
     run, Explore, Fault, Kind, Limits, Plan, Seed, Trigger, What, Workload,
@@ -110,8 +113,10 @@ fn the_command_survives_what_its_programs_do() {
     for (name, code) in codes {
         let out = format!("night-{name}");
         let seeds = ["--seeds", "0..10", "--seed-timeout", "5s", "--out", &out];
-        let output = seedbed(folder.path(), &[&["fuzz", name], &seeds[..]].concat()).output();
-        let output = output.expect("it starts");
+        let output = output(seedbed(
+            folder.path(),
+            &[&["fuzz", name], &seeds[..]].concat(),
+        ));
         let said = text(&output.stdout);
         assert_eq!(output.status.code(), Some(code), "{said}");
         let last = said.lines().last().expect("a verdict");
@@ -135,8 +140,8 @@ fn the_command_survives_what_its_programs_do() {
     }
 }
 
-fn exit_code(mut command: Command) -> Option<i32> {
-    command.output().expect("it starts").status.code()
+fn exit_code(command: Command) -> Option<i32> {
+    output(command).status.code()
 }
 
 /// The plan of a seed, with the faults that are of the same kinds and strike the same nodes.
@@ -215,10 +220,8 @@ fn the_first_failure_is_the_only_one_if_one_is_asked_for() {
 fn the_summary_is_ten_lines_and_ends_with_the_verdict() {
     let folder = tempfile::tempdir().expect("a folder");
     let arguments = ["fuzz", "--seeds", "0..10", "--records", "50"];
-    let output = seedbed(folder.path(), &arguments)
-        .output()
-        .expect("it starts");
-    let said = text(&output.stdout);
+    let done = output(seedbed(folder.path(), &arguments));
+    let said = text(&done.stdout);
     assert!(said.lines().count() <= 10, "{said}");
     assert!(
         said.lines()
@@ -227,10 +230,8 @@ fn the_summary_is_ten_lines_and_ends_with_the_verdict() {
         "{said}"
     );
     let verbose = [&arguments[..], &["--verbose"]].concat();
-    let output = seedbed(folder.path(), &verbose)
-        .output()
-        .expect("it starts");
-    let said = text(&output.stdout);
+    let done = output(seedbed(folder.path(), &verbose));
+    let said = text(&done.stdout);
     assert!(
         said.contains("moves") && said.contains("power-loss"),
         "{said}"

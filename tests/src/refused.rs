@@ -10,8 +10,7 @@ struct Said {
 }
 
 fn seedbed(folder: &Path, arguments: &[&str]) -> Said {
-    let output = running::seedbed(folder, arguments).output();
-    let output = output.expect("it starts");
+    let output = running::output(running::seedbed(folder, arguments));
     Said {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -1,11 +1,11 @@
 //! The command that a failure ends with repeats it; and what one run says is for machines, too.
 
 use super::{exit_code, text};
-use crate::running::seedbed;
+use crate::running::{self, seedbed};
 use std::{path::Path, process::Output};
 
 fn output(folder: &Path, arguments: &[&str]) -> Output {
-    seedbed(folder, arguments).output().expect("it starts")
+    running::output(seedbed(folder, arguments))
 }
 
 /// Words of the command that comes after `again`.

@@ -1,11 +1,10 @@
 //! However a campaign ends, what it found until then is there as a whole, and its end is said.
 
 use super::{exit_code, text};
-use crate::running::{eventually, seedbed, Running};
+use crate::running::{eventually, output, seedbed, Running};
 use sim::Plan;
 use std::{
     fs,
-    io::Read,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -33,14 +32,9 @@ fn begun(folder: &Path, arguments: &[&str]) -> Running {
 }
 
 /// What a process says until it ends, which a signal has told it to, and its exit code.
-fn ended(mut running: Running) -> (String, Option<i32>) {
-    let status = eventually("its end", PATIENCE, || {
-        running.0.try_wait().expect("it can be asked")
-    });
-    let mut said = String::new();
-    let stdout = running.0.stdout.as_mut().expect("piped");
-    stdout.read_to_string(&mut said).expect("text");
-    (said, status.code())
+fn ended(running: Running) -> (String, Option<i32>) {
+    let output = running.output(PATIENCE);
+    (text(&output.stdout), output.status.code())
 }
 
 fn summary(folder: &Path) -> Option<serde_json::Value> {
@@ -185,9 +179,7 @@ fn two_campaigns_are_not_mixed() {
     let arguments = ["fuzz", "canary", "--seeds", "0..1", "--out", "night"];
     let first = exit_code(seedbed(folder.path(), &arguments));
     assert_ne!(first, Some(2));
-    let second = seedbed(folder.path(), &arguments)
-        .output()
-        .expect("it starts");
+    let second = output(seedbed(folder.path(), &arguments));
     assert_eq!(second.status.code(), Some(2));
     let said = text(&second.stderr);
     assert!(

@@ -1,7 +1,7 @@
 //! Explorations in a test: as somebody runs it, and steered from outside.
 
 use super::{explore, text};
-use crate::planted::is_hit;
+use crate::{planted::is_hit, running::output};
 use std::process::Command;
 
 /// Is run by the tests below, in a process of its own: a test that somebody has set aside, and that fails.
@@ -18,7 +18,7 @@ fn set_aside(variables: &[(&str, &str)]) -> (bool, String) {
     command
         .args([test, "--exact", "--include-ignored", "--nocapture"])
         .envs(variables.iter().copied());
-    let output = command.output().expect("it starts");
+    let output = output(command);
     (
         output.status.success(),
         text(&output.stdout) + &text(&output.stderr),

@@ -1,7 +1,10 @@
 //! Seeds that are run twice: leaks that break nothing are found, and nothing else is taken for one.
 
 use super::{exit_code, explore, text};
-use crate::{planted::PLANTS, running::seedbed};
+use crate::{
+    planted::PLANTS,
+    running::{output, seedbed},
+};
 use sim::{explore::Conclusion, Explore, Workload};
 use std::sync::Arc;
 
@@ -44,9 +47,7 @@ fn a_leak_is_told_with_its_first_parting_event() {
         "--out",
         "night",
     ];
-    let output = seedbed(folder.path(), &arguments)
-        .output()
-        .expect("it starts");
+    let output = output(seedbed(folder.path(), &arguments));
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(4), "{said}");
     assert!(said.contains("the traces part at event"), "{said}");
@@ -107,10 +108,7 @@ fn as_many_seeds_are_run_twice_if_some_fail() {
 fn a_campaign_that_ran_nothing_twice_does_not_say_that_it_was_the_same() {
     let folder = tempfile::tempdir().expect("a folder");
     let seeds = |seeds| ["fuzz", "planted-words", "--jobs", "1", "--seeds", seeds];
-    let said = |arguments: &[&str]| {
-        let output = seedbed(folder.path(), arguments).output();
-        text(&output.expect("it starts").stdout)
-    };
+    let said = |arguments: &[&str]| text(&output(seedbed(folder.path(), arguments)).stdout);
     let few = said(&seeds("0..4"));
     assert!(few.contains("none run twice"), "{few}");
     let enough = said(&seeds("0..10"));
@@ -127,8 +125,7 @@ fn a_second_run_that_is_cut_short_is_a_failure_that_is_not_confirmed() {
     let folder = tempfile::tempdir().expect("a folder");
     let seeds = ["--seeds", "0..10", "--jobs", "1", "--out", "night"];
     let arguments = [&["fuzz", "planted-second"], &seeds[..]].concat();
-    let output = seedbed(folder.path(), &arguments).output();
-    let output = output.expect("it starts");
+    let output = output(seedbed(folder.path(), &arguments));
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
