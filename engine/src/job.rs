@@ -58,7 +58,7 @@ pub(crate) fn window_name(index: usize) -> String {
 /// How a job has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Somebody has stopped it behind a savepoint: whoever runs it again goes on from there.
+    /// Somebody has stopped it after a savepoint: whoever runs it again goes on from there.
     Stopped(CheckpointId),
     /// Its input has ended.
     Finished(CheckpointId),
@@ -105,7 +105,7 @@ pub enum JobError {
         /// How many it should have.
         wanted: i32,
     },
-    /// It has ended, and what tasks have left open behind its end cannot be aborted.
+    /// It has ended, and what tasks have left open after its end cannot be aborted.
     #[error("it has ended, and left a transaction open: {0}")]
     Output(SinkError),
     /// The coordinator cannot listen.
@@ -351,7 +351,7 @@ impl Coordinating<'_> {
         Ok(identity.token())
     }
 
-    /// Aborts what tasks have begun behind the end of the job. Their attempt is over, and nobody may come after it.
+    /// Aborts what tasks have begun after the end of the job. Their attempt is over, and nobody may come after it.
     async fn sweep_after(&self, ended: Ended) -> Result<(), JobError> {
         let (Ended::Stopped(checkpoint) | Ended::Finished(checkpoint)) = ended;
         let complete = told(|| self.store.complete(checkpoint)).await?;
@@ -581,7 +581,7 @@ fn ended_by(entry: &Entry) -> Option<Ended> {
 /// so that the others see the first one's entry before they begin theirs.
 const SPREAD_MS: u64 = 1000;
 
-/// Stops a job behind a savepoint, and waits for it; its coordinator listens at `address`. Who may read the job's objects
+/// Stops a job after a savepoint, and waits for it; its coordinator listens at `address`. Who may read the job's objects
 /// may stop it. An error leaves unknown whether it stops.
 pub async fn stop(host: &Host, store: &Store, address: &str) -> io::Result<CheckpointId> {
     let identity = store.identity().await.map_err(io::Error::other)?;

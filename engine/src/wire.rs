@@ -4,10 +4,11 @@
 //! which is generated from Kafka's own definitions. Our client asks in flexible versions only (KIP-482), up to the
 //! newest that brokers from Kafka 3.0 on know; our broker also answers the older ones that common clients use. What
 //! a peer claims to send is checked before anything believes it: `skeleton` walks over requests, `guarded` over
-//! responses, `validate` over the batches that a broker is to keep.
+//! responses, `validate` over the batches that a broker is to keep, `times` over those in which it looks for a time.
 
 pub mod batch;
 mod compression;
+mod cursor;
 pub mod frame;
 #[cfg(test)]
 mod fuzz;
@@ -15,6 +16,7 @@ mod guarded;
 pub mod oversize;
 mod records;
 pub(crate) mod skeleton;
+pub mod times;
 pub mod validate;
 
 use kafka_protocol::messages::ApiKey;

@@ -9,6 +9,7 @@ use engine::{
         configs::Effective,
         door::Door,
         partition::{Expected, Isolation, Partition, Portion},
+        producer::{Producer, ProducerConfig},
         room::{Peer, Purse, Room, Rooms},
         LogError, TopicPartition,
     },
@@ -20,6 +21,13 @@ use engine::{
     },
 };
 use futures::FutureExt;
+use kafka_protocol::{
+    messages::{
+        fetch_request::{FetchPartition, FetchTopic},
+        FetchRequest, TopicName,
+    },
+    protocol::StrBytes,
+};
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use std::{sync::Arc, time::Duration};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -102,6 +110,50 @@ fn a_silent_peer_loses_its_connection() {
                 after >= within && after < within * 2,
                 "closed after {after:?}"
             );
+        }
+    });
+}
+
+/// A peer that asks and does not read what it is answered does not keep that for ever.
+#[test]
+fn who_does_not_read_loses_its_connection() {
+    const ASKED: usize = 8;
+    play(1, |host| async move {
+        let cluster = Cluster::new(host.clone(), addresses(1));
+        cluster.ensure_topic("t", 1).await.unwrap();
+        let of = TopicPartition::new("t", PartitionId(0));
+        let producer = Producer::new(cluster.clone(), ProducerConfig::default()).await;
+        let record = NewRecord {
+            value: Some(vec![7; 300_000].into()),
+            ..NewRecord::default()
+        };
+        producer.send(&of, record).await.await.unwrap();
+        let partition = FetchPartition::default().with_partition_max_bytes(1 << 20);
+        let topic = FetchTopic::default()
+            .with_topic(TopicName(StrBytes::from_static_str("t")))
+            .with_partitions(vec![partition]);
+        let fetch = FetchRequest::default()
+            .with_replica_id((-1).into())
+            .with_max_bytes(1 << 20)
+            .with_session_epoch(-1)
+            .with_topics(vec![topic]);
+        let fetch = frame::encode_request(&fetch, 12, 7).unwrap();
+        for (patience, is_cut) in [(HALF / 2, false), (HALF + HALF / 3, true)] {
+            let mut connection = host.net.connect("broker-0:9092").await.unwrap();
+            for _ in 0..ASKED {
+                connection.write_all(&fetch).await.unwrap();
+            }
+            tokio::time::sleep(patience).await;
+            let (mut answers, mut there) = (0, vec![0; 64 << 10]);
+            // Whoever is closed with requests of it unread is told so by a reset.
+            while let Ok(read @ 1..) = connection.read(&mut there).await {
+                answers += read;
+                if answers >= ASKED * 300_000 {
+                    break;
+                }
+            }
+            let is_all = answers >= ASKED * 300_000;
+            assert_eq!(!is_all, is_cut, "{answers} bytes after {patience:?}");
         }
     });
 }

@@ -553,5 +553,6 @@ contract! {
     an_epoch_ends_where_the_log_does
     the_bytes_of_partitions_are_told
     positions_of_topics_that_nobody_reads_are_forgotten
+    who_only_asks_of_a_group_leaves_none_behind
     who_was_forgotten_goes_on_as_somebody_new
 }

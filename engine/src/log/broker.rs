@@ -9,6 +9,7 @@
 //! | `kept`, `notes`, `producer_ids` | what is kept beside the partitions; what is noted of each of them |
 //! | [`transactions`] | the coordinator of transactional ids: decisions, markers, time-outs |
 //! | [`groups`] | the coordinator of groups: members, positions |
+//! | `weight` | how much answers take that are longer than their questions |
 //!
 //! Errors of its disk that leave a file in an unknown state end the broker: whoever runs it starts it
 //! again, and it opens its partitions anew.
@@ -22,6 +23,7 @@ mod notes;
 mod producer_ids;
 mod kept;
 pub mod transactions;
+mod weight;
 
 pub use self::notes::STOPPED_FILE;
 use self::{kept::Kept, notes::Notes, producer_ids::ProducerIds};
@@ -34,6 +36,7 @@ use super::{
     room::Rooms,
     server,
     topics::{self, is_internal, Topics, OFFSETS_TOPIC, TRANSACTIONS_TOPIC},
+    unpacking::Unpacking,
     LogError, TopicPartition,
 };
 use crate::{
@@ -54,7 +57,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Mutex, Notify, Semaphore},
+    sync::{Mutex, Notify},
     time::Instant,
 };
 use uuid::Uuid;
@@ -177,8 +180,7 @@ pub struct Broker {
     peers: Cluster,
     peer_connections: Mutex<BTreeMap<usize, SharedConnection>>,
     started: Instant,
-    /// Large batches that are unpacked to be checked, at most so many at a time: each takes memory.
-    unpacking: Semaphore,
+    unpacking: Unpacking,
     pub(super) rooms: Rooms,
 }
 
@@ -222,8 +224,6 @@ impl Bound {
         Err(ended)
     }
 }
-
-const UNPACKING_MAX: usize = 2;
 
 /// An answer that may still have to wait, for a sync or for records.
 pub type Later<T> = BoxFuture<'static, T>;
@@ -272,7 +272,7 @@ impl Broker {
             peers,
             peer_connections: Mutex::default(),
             started: Instant::now(),
-            unpacking: Semaphore::new(UNPACKING_MAX),
+            unpacking: Unpacking::new(),
             rooms,
         });
         Ok(Bound { broker, listener })

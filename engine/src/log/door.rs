@@ -1,4 +1,4 @@
-//! Who may come in: so many connections, and no more.
+//! Who may come in: only so many connections at a time.
 //!
 //! A connection is an open file, and the log must always be able to open its own. When all places are taken, the one
 //! that has been silent for the longest makes room: at once if it has never said anything that makes sense, after a
@@ -112,34 +112,5 @@ impl Drop for Guest {
     fn drop(&mut self) {
         let mut inside = self.door.inside.lock().expect("inside");
         inside.guests.remove(&self.number);
-    }
-}
-
-/// Says something now and then, however often there is reason to: what strangers do must not fill the disk with
-/// warnings.
-#[derive(Default)]
-pub struct Rarely {
-    said: Mutex<Option<(Instant, u64)>>,
-}
-
-/// Between two of the same kind.
-const PAUSE: Duration = Duration::from_secs(10);
-
-impl Rarely {
-    /// Whether it is time to say it again, and how often it was not said meanwhile.
-    pub fn say(&self) -> Option<u64> {
-        let mut said = self.said.lock().expect("said");
-        let now = Instant::now();
-        match &mut *said {
-            Some((last, unsaid)) if now.saturating_duration_since(*last) < PAUSE => {
-                *unsaid += 1;
-                None
-            }
-            before => {
-                let unsaid = before.map_or(0, |(_, unsaid)| unsaid);
-                *before = Some((now, 0));
-                Some(unsaid)
-            }
-        }
     }
 }

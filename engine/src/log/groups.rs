@@ -33,6 +33,8 @@ pub enum Phase {
 
 /// What a member takes besides what it says.
 const MEMBER_BYTES: usize = 300;
+/// What one of its protocols takes besides its name and what is said under it.
+const PROTOCOL_BYTES: usize = 100;
 
 /// A group.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +83,30 @@ pub struct Join {
     pub protocols: Vec<(String, Bytes)>,
 }
 
+impl Join {
+    /// The memory that its member will take, about: what is said of the group's kind counts, too.
+    pub fn bytes(&self) -> usize {
+        let instance = self.instance.as_ref().map_or(0, String::len);
+        let said = bytes_said(&self.protocols);
+        let names = self.member.len() + instance + self.client.len() + self.protocol_type.len();
+        MEMBER_BYTES + names + said
+    }
+}
+
+impl Member {
+    fn bytes(&self) -> usize {
+        let instance = self.instance.as_ref().map_or(0, String::len);
+        let said = bytes_said(&self.protocols) + self.assignment.len();
+        MEMBER_BYTES + instance + self.client.len() + said
+    }
+}
+
+fn bytes_said(protocols: &[(String, Bytes)]) -> usize {
+    let each = protocols.iter();
+    each.map(|(name, own)| PROTOCOL_BYTES + name.len() + own.len())
+        .sum()
+}
+
 /// What a member that has joined is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {
@@ -94,6 +120,17 @@ pub struct Joined {
     pub leader: String,
     /// For the leader: all members with what they say about themselves.
     pub members: Vec<(String, Option<String>, Bytes)>,
+}
+
+impl Joined {
+    /// The memory that it takes, about.
+    pub fn bytes(&self) -> usize {
+        let members = self.members.iter().map(|(id, instance, own)| {
+            MEMBER_BYTES + id.len() + instance.as_ref().map_or(0, String::len) + own.len()
+        });
+        let names = self.protocol_type.len() + self.protocol.len() + self.leader.len();
+        MEMBER_BYTES + names + members.sum::<usize>()
+    }
 }
 
 /// What an assignment comes to.
@@ -129,14 +166,17 @@ impl Group {
         self.generation
     }
 
-    /// The memory that its members take, about.
+    /// The memory that it takes, about, besides its name.
     pub fn bytes(&self) -> usize {
-        let members = self.members.iter().map(|(id, member)| {
-            let protocols = member.protocols.iter();
-            let said: usize = protocols.map(|(name, own)| name.len() + own.len()).sum();
-            MEMBER_BYTES + id.len() + member.client.len() + said + member.assignment.len()
-        });
-        members.sum()
+        let members = self.members.iter();
+        let members: usize = members.map(|(id, member)| id.len() + member.bytes()).sum();
+        members + self.protocol_type.len() + self.protocol.len() + self.leader.len()
+    }
+
+    /// What one of its members takes of that; nothing if it is not there.
+    pub fn bytes_of(&self, id: &str) -> usize {
+        let member = self.members.get(id);
+        member.map_or(0, |member| id.len() + member.bytes())
     }
 
     fn metadata_of(&self, member: &Member) -> Bytes {
@@ -501,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_join_again_is_left_behind() {
+    fn who_does_not_join_again_is_left_out() {
         let mut group = stable();
         group.join(join("c"), 100).unwrap();
         group.join(join("a"), 200).unwrap();

@@ -10,7 +10,7 @@ use crate::{
     wire::batch::{Batch, Body, Outcome},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A position that a group has committed.
@@ -92,9 +92,20 @@ impl Offsets {
         pending.any(|(known, partition, _)| known == group && partition == of)
     }
 
-    /// What is stored of each group.
-    pub fn groups(&self) -> impl Iterator<Item = (&String, &Stored)> {
-        self.groups.iter()
+    /// Whether anything is known of a group, or will be once a transaction commits.
+    pub fn knows(&self, group: &str) -> bool {
+        let is_pending = || {
+            let mut pending = self.pending.values().flatten();
+            pending.any(|(known, ..)| known == group)
+        };
+        self.groups.contains_key(group) || self.committed.contains_key(group) || is_pending()
+    }
+
+    /// The groups of which anything is known, or will be once a transaction commits.
+    pub fn names(&self) -> BTreeSet<&String> {
+        let pending = self.pending.values().flatten().map(|(group, ..)| group);
+        let known = self.groups.keys().chain(self.committed.keys());
+        known.chain(pending).collect()
     }
 
     /// What is stored of a group; `None` if nothing is.
@@ -151,10 +162,19 @@ impl Offsets {
     }
 
     fn set(&mut self, group: String, of: TopicPartition, position: Option<Committed>) {
-        let positions = self.committed.entry(group).or_default();
         match position {
-            Some(position) => drop(positions.insert(of, position)),
-            None => drop(positions.remove(&of)),
+            Some(position) => {
+                let positions = self.committed.entry(group).or_default();
+                positions.insert(of, position);
+            }
+            None => {
+                if let Some(positions) = self.committed.get_mut(&group) {
+                    positions.remove(&of);
+                    if positions.is_empty() {
+                        self.committed.remove(&group);
+                    }
+                }
+            }
         }
     }
 

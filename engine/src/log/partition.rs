@@ -409,6 +409,11 @@ impl Partition {
         self.inner.lock().await.producers.active()
     }
 
+    /// How many producers are known to it.
+    pub async fn producer_count(&self) -> usize {
+        self.inner.lock().await.producers.count()
+    }
+
     /// The bytes of its segments.
     pub async fn bytes(&self) -> u64 {
         let inner = self.inner.lock().await;

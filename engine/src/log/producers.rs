@@ -308,6 +308,11 @@ impl Producers {
         self.known.keys().next_back().copied()
     }
 
+    /// How many are known.
+    pub fn count(&self) -> usize {
+        self.known.len()
+    }
+
     /// What is known of each producer, for people.
     pub fn active(&self) -> Vec<ActiveProducer> {
         let all = self.known.iter().map(|(id, producer)| ActiveProducer {

@@ -7,7 +7,8 @@
 
 use super::{
     broker::{data, Broker, Later},
-    door::{Door, Guest, Rarely},
+    door::{Door, Guest},
+    rarely::Rarely,
     room::{Hold, Peer, Purse, SMALL_BYTES},
 };
 use crate::{
@@ -24,7 +25,8 @@ use kafka_protocol::{
     error::ResponseError,
     messages::{
         ApiKey, ApiVersionsRequest, DescribeConfigsRequest, DescribeGroupsRequest,
-        DescribeProducersRequest, MetadataRequest, ProduceRequest,
+        DescribeProducersRequest, DescribeTransactionsRequest, MetadataRequest, OffsetFetchRequest,
+        ProduceRequest,
     },
     protocol::Encodable,
 };
@@ -131,7 +133,7 @@ async fn converse(
                     let weight = REQUEST_BYTES + request.len() + elements * ELEMENT_BYTES;
                     let working = broker.rooms.working.of(weight).take(weight, &peer).await;
                     drop(arriving);
-                    (begin(&broker, request, &peer).await?, working)
+                    (begin(&broker, request, &peer, weight).await?, working)
                 }
                 Arrived::TooLarge(request) => {
                     let room = broker.rooms.working.of(REQUEST_BYTES);
@@ -265,8 +267,14 @@ async fn within<T>(time: Duration, work: impl Future<Output = io::Result<T>>) ->
     done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Begins a request: what has to happen in order has happened when it returns.
-async fn begin(broker: &Arc<Broker>, request: Bytes, peer: &Arc<Peer>) -> io::Result<Response> {
+/// Begins a request, which weighs so much with what it is answered about each of its elements. What has to happen in
+/// order has happened when it returns.
+async fn begin(
+    broker: &Arc<Broker>,
+    request: Bytes,
+    peer: &Arc<Peer>,
+    weight: usize,
+) -> io::Result<Response> {
     let head = frame::peek_head(&request)?;
     let Some(api) = wire::api_of(head.key) else {
         return Err(garbage(format!("request {} is not served", head.key)));
@@ -283,7 +291,7 @@ async fn begin(broker: &Arc<Broker>, request: Bytes, peer: &Arc<Peer>) -> io::Re
             api.key
         )));
     }
-    // What may wait, or must not delay what comes behind it, is answered later.
+    // What may wait, or must not delay what comes after it, is answered later.
     macro_rules! answer {
         (now $request:ident => $answer:expr) => {{
             let $request = decode_request(&request, version)?;
@@ -297,6 +305,16 @@ async fn begin(broker: &Arc<Broker>, request: Bytes, peer: &Arc<Peer>) -> io::Re
             let $request = decode_request(&request, version)?;
             let $broker = broker.clone();
             later(api.key, head, async move { $answer.await }.boxed())
+        }};
+        // What may be far longer than its question is weighed, and has its memory, before it is built.
+        (weighed $request:ident, $broker:ident, $bytes:expr => $answer:expr) => {{
+            let ($broker, mut purse) = (broker.clone(), Purse::of(peer));
+            let counted = async move {
+                let bytes = weight + $bytes;
+                purse.pay(&$broker.rooms.leaving, bytes).await;
+                ($answer.await, purse)
+            };
+            counted_later(api.key, head, counted.boxed())
         }};
     }
     let response = match api.key {
@@ -319,38 +337,40 @@ async fn begin(broker: &Arc<Broker>, request: Bytes, peer: &Arc<Peer>) -> io::Re
         }
         ApiKey::Fetch => {
             let fetched = broker.fetch(decode_request(&request, version)?, version, peer);
-            async move {
-                let (message, purse) = fetched.await;
-                let answer = answer(ApiKey::Fetch, head, &message)?;
-                Ok(answer.map(|answer| Answer {
-                    purse: Some(purse),
-                    ..answer
-                }))
-            }
-            .boxed()
+            counted_later(ApiKey::Fetch, head, fetched)
         }
         ApiKey::ListOffsets => answer!(soon asked, broker => broker.list_offsets(asked, version)),
         ApiKey::OffsetForLeaderEpoch => {
             answer!(soon asked, broker => broker.offset_for_leader_epoch(asked))
         }
         ApiKey::DeleteRecords => answer!(soon asked, broker => broker.delete_records(asked)),
-        ApiKey::DescribeLogDirs => answer!(soon asked, broker => broker.describe_log_dirs(asked)),
-        ApiKey::Metadata => answer!(soon asked, broker => {
-            let mut asked: MetadataRequest = asked;
-            once(asked.topics.iter_mut(), |topic| (topic.topic_id, topic.name.clone()));
-            broker.metadata(asked, version)
-        }),
+        ApiKey::DescribeLogDirs => {
+            let asked = decode_request(&request, version)?;
+            answer!(weighed asked, broker, broker.weigh_log_dirs(&asked).await
+                => broker.describe_log_dirs(asked))
+        }
+        ApiKey::Metadata => {
+            let mut asked: MetadataRequest = decode_request(&request, version)?;
+            once(asked.topics.iter_mut(), |topic| {
+                (topic.topic_id, topic.name.clone())
+            });
+            answer!(weighed asked, broker, broker.weigh_metadata(&asked).await
+                => broker.metadata(asked, version))
+        }
         ApiKey::CreateTopics => answer!(soon asked, broker => broker.create_topics(asked)),
         ApiKey::DeleteTopics => answer!(soon asked, broker => broker.delete_topics(asked)),
         ApiKey::CreatePartitions => {
             answer!(soon asked, broker => broker.create_partitions(asked))
         }
         ApiKey::DescribeCluster => answer!(soon asked, broker => broker.describe_cluster(asked)),
-        ApiKey::DescribeConfigs => answer!(soon asked, broker => {
-            let mut asked: DescribeConfigsRequest = asked;
-            once([&mut asked.resources], |one| (one.resource_type, one.resource_name.clone()));
-            broker.describe_configs(asked)
-        }),
+        ApiKey::DescribeConfigs => {
+            let mut asked: DescribeConfigsRequest = decode_request(&request, version)?;
+            once([&mut asked.resources], |one| {
+                (one.resource_type, one.resource_name.clone())
+            });
+            answer!(weighed asked, broker, broker.weigh_configs(&asked).await
+                => broker.describe_configs(asked))
+        }
         ApiKey::AlterConfigs => answer!(soon asked, broker => broker.alter_configs(asked)),
         ApiKey::IncrementalAlterConfigs => {
             answer!(soon asked, broker => broker.increment_configs(asked))
@@ -368,33 +388,56 @@ async fn begin(broker: &Arc<Broker>, request: Bytes, peer: &Arc<Peer>) -> io::Re
         }
         ApiKey::JoinGroup => {
             let client = frame::client_of(&request);
-            answer!(later asked => broker.join_group(asked, version, client))
+            let asked = decode_request(&request, version)?;
+            counted_later(
+                api.key,
+                head,
+                broker.join_group(asked, version, client, peer),
+            )
         }
         ApiKey::SyncGroup => answer!(later asked => broker.sync_group(asked)),
         ApiKey::Heartbeat => answer!(soon asked, broker => broker.heartbeat(asked)),
         ApiKey::LeaveGroup => answer!(soon asked, broker => broker.leave_group(asked, version)),
         ApiKey::OffsetCommit => answer!(soon asked, broker => broker.commit_offsets(asked)),
-        ApiKey::OffsetFetch => answer!(soon asked, broker => broker.fetch_offsets(asked, version)),
-        ApiKey::ListGroups => answer!(soon asked, broker => broker.list_groups(asked)),
-        ApiKey::DescribeGroups => answer!(soon asked, broker => {
-            let mut asked: DescribeGroupsRequest = asked;
+        ApiKey::OffsetFetch => {
+            let mut asked: OffsetFetchRequest = decode_request(&request, version)?;
+            positions_once(&mut asked);
+            answer!(weighed asked, broker, broker.weigh_positions(&asked).await
+                => broker.fetch_offsets(asked, version))
+        }
+        ApiKey::ListGroups => {
+            let asked = decode_request(&request, version)?;
+            answer!(weighed asked, broker, broker.weigh_all_groups().await
+                => broker.list_groups(asked))
+        }
+        ApiKey::DescribeGroups => {
+            let mut asked: DescribeGroupsRequest = decode_request(&request, version)?;
             once([&mut asked.groups], Clone::clone);
-            broker.describe_groups(asked)
-        }),
+            answer!(weighed asked, broker, broker.weigh_groups(&asked).await
+                => broker.describe_groups(asked))
+        }
         ApiKey::OffsetDelete => answer!(soon asked, broker => broker.delete_offsets(asked)),
         ApiKey::DeleteGroups => answer!(soon asked, broker => broker.delete_groups(asked)),
         ApiKey::DescribeTransactions => {
-            answer!(soon asked, broker => broker.describe_transactions(asked))
+            let mut asked: DescribeTransactionsRequest = decode_request(&request, version)?;
+            once([&mut asked.transactional_ids], Clone::clone);
+            answer!(weighed asked, broker, broker.weigh_transactions(&asked).await
+                => broker.describe_transactions(asked))
         }
-        ApiKey::ListTransactions => answer!(soon asked, broker => broker.list_transactions(asked)),
+        ApiKey::ListTransactions => {
+            let asked = decode_request(&request, version)?;
+            answer!(weighed asked, broker, broker.weigh_all_transactions().await
+                => broker.list_transactions(asked))
+        }
         ApiKey::DescribeProducers => {
-            answer!(soon asked, broker => {
-                let mut asked: DescribeProducersRequest = asked;
-                once([&mut asked.topics], |topic| topic.name.clone());
-                let indexes = asked.topics.iter_mut();
-                once(indexes.map(|topic| &mut topic.partition_indexes), |index| *index);
-                broker.describe_producers(asked)
-            })
+            let mut asked: DescribeProducersRequest = decode_request(&request, version)?;
+            once([&mut asked.topics], |topic| topic.name.clone());
+            let indexes = asked.topics.iter_mut();
+            once(indexes.map(|topic| &mut topic.partition_indexes), |index| {
+                *index
+            });
+            answer!(weighed asked, broker, broker.weigh_producers(&asked).await
+                => broker.describe_producers(asked))
         }
         other => return Err(garbage(format!("{other:?} is not served"))),
     };
@@ -412,6 +455,23 @@ fn once<'a, T: 'a, K: Ord>(
     }
 }
 
+/// Tells each position once: it may carry far more than its number.
+fn positions_once(asked: &mut OffsetFetchRequest) {
+    let mut named = BTreeSet::new();
+    for topic in asked.topics.iter_mut().flatten() {
+        let which = |index: &i32| (topic.name.clone(), *index);
+        (topic.partition_indexes).retain(|index| named.insert(which(index)));
+    }
+    once([&mut asked.groups], |group| group.group_id.clone());
+    for group in &mut asked.groups {
+        let mut named = BTreeSet::new();
+        for topic in group.topics.iter_mut().flatten() {
+            let which = |index: &i32| (topic.name.clone(), *index);
+            (topic.partition_indexes).retain(|index| named.insert(which(index)));
+        }
+    }
+}
+
 fn ready<M: Encodable>(key: ApiKey, head: Head, message: M) -> Response {
     futures::future::ready(answer(key, head, &message)).boxed()
 }
@@ -420,6 +480,23 @@ fn later<M: Encodable + Send + 'static>(key: ApiKey, head: Head, message: Later<
     async move {
         let message = message.await;
         answer(key, head, &message)
+    }
+    .boxed()
+}
+
+/// Like [`later`], of what was counted before it was there.
+fn counted_later<M: Encodable + Send + 'static>(
+    key: ApiKey,
+    head: Head,
+    message: Later<(M, Purse)>,
+) -> Response {
+    async move {
+        let (message, purse) = message.await;
+        let answer = answer(key, head, &message)?;
+        Ok(answer.map(|answer| Answer {
+            purse: Some(purse),
+            ..answer
+        }))
     }
     .boxed()
 }

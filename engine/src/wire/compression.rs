@@ -4,11 +4,13 @@
 //! what it has unpacked, not for what is claimed, and stops at [`MAX_UNPACKED_BYTES`]. (`kafka-protocol`'s
 //! own codecs do neither.)
 
+mod zstd;
+
+use self::zstd::Zstd;
 use super::batch::BatchError;
 use bytes::{Buf, Bytes};
 use flate2::bufread::MultiGzDecoder;
 use lz4_flex::frame::FrameDecoder;
-use ruzstd::decoding::StreamingDecoder;
 use std::io::{BufRead, BufReader, Error, Read};
 
 /// The largest batch that a consumer unpacks. Producers fill batches of some 16 KiB to 1 MiB before they
@@ -40,12 +42,28 @@ pub(super) fn unpacker(
         1 => Box::new(BufReader::new(MultiGzDecoder::new(reader(packed)))),
         2 => Box::new(Snappy::new(packed, bytes_max)),
         3 => Box::new(BufReader::new(FrameDecoder::new(reader(packed)))),
-        4 => {
-            let decoder = StreamingDecoder::new(reader(packed)).map_err(Error::other)?;
-            Box::new(BufReader::new(decoder))
-        }
+        4 => Box::new(Zstd::new(packed, bytes_max)?),
         other => return Err(Error::other(format!("compression {other} is not known"))),
     })
+}
+
+/// The size of a window, or of a block, of a codec that has no larger ones.
+const WINDOW_BYTES: usize = 64 << 10;
+
+/// How much an unpacker keeps at a time of what it has unpacked, at most: its window, or its largest block. It is what
+/// the packed bytes say, which the unpacker goes by, too; it never keeps more than about `bytes_max`.
+pub(super) fn kept_bytes(packed: &[u8], attributes: i16, bytes_max: usize) -> usize {
+    let said = match attributes & 7 {
+        2 => Snappy::largest_block(packed),
+        // LZ4's frame format: the largest block is of 64 KiB times a power of four, 4 MiB at most. Two are kept.
+        3 => match packed.get(5).map_or(7, |sizes| sizes >> 4 & 7) {
+            size @ 4..=7 => 2 << (2 * size + 8),
+            _ => 8 << 20,
+        },
+        4 => zstd::window_bytes(packed),
+        _ => 0,
+    };
+    said.max(WINDOW_BYTES).min(bytes_max)
 }
 
 fn all(reader: impl Read) -> Result<Bytes, Error> {
@@ -63,7 +81,7 @@ pub(super) fn too_much(bytes_max: usize) -> Error {
     Error::new(std::io::ErrorKind::FileTooLarge, text)
 }
 
-/// One block; or blocks behind their lengths, as snappy-java and with it Kafka's producers write them.
+/// One block; or blocks after their lengths, as snappy-java and with it Kafka's producers write them.
 struct Snappy {
     /// What is still packed.
     rest: Bytes,
@@ -87,6 +105,21 @@ impl Snappy {
             block: Vec::new(),
             read: 0,
         }
+    }
+
+    /// What the largest block claims.
+    fn largest_block(packed: &[u8]) -> usize {
+        let claimed = |block: &[u8]| snap::raw::decompress_len(block).unwrap_or(0);
+        let Some(mut rest) = packed.strip_prefix(XERIAL) else {
+            return claimed(packed);
+        };
+        let mut largest = 0;
+        while let Some((len, more)) = rest.split_first_chunk() {
+            let (block, after) = more.split_at(more.len().min(u32::from_be_bytes(*len) as usize));
+            largest = largest.max(claimed(block));
+            rest = after;
+        }
+        largest
     }
 
     /// Unpacks the next block. Three bytes of snappy, a copy, give 64 at most: a block that claims more lies.
@@ -191,6 +224,24 @@ mod tests {
             let error = unpack(bomb.into(), codec).unwrap_err().to_string();
             assert!(error.contains("unpacks to more than"), "{codec}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_kept_at_a_time_is_known_before() {
+        let plain = vec![7; 300_000];
+        let kept = pack(&plain).into_iter().map(|(codec, packed)| {
+            let kept = kept_bytes(&packed, codec, 1 << 20);
+            let most = kept_bytes(&packed, codec, 1000);
+            assert_eq!(most, 1000, "codec {codec}");
+            kept
+        });
+        let (window, block) = (WINDOW_BYTES, 32 << 10);
+        let kept: Vec<usize> = kept.collect();
+        // As it is, gzip, snappy both ways, lz4, zstd.
+        assert_eq!(kept[..3], [window, window, plain.len()]);
+        assert_eq!(kept[3], window.max(block));
+        assert_eq!(kept[4], 1 << 20, "two blocks of a mebibyte or more");
+        assert_eq!(kept[5], 128 << 10, "the window of that encoder");
     }
 
     /// Found by the fuzz test, in CI: three bytes that claim four gigabytes ended the process.

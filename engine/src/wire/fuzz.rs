@@ -28,7 +28,7 @@ enum Spoil {
     Cut(prop::sample::Index),
     /// Some bytes say something else: a large number, a negative one, anything.
     Lie(prop::sample::Index, Vec<u8>),
-    /// More comes behind it.
+    /// More comes after it.
     More(Vec<u8>),
 }
 
@@ -67,7 +67,7 @@ fn spoilt(mut bytes: Vec<u8>, how: &[Spoil], from: usize) -> Vec<u8> {
     bytes
 }
 
-/// A request and a response of each version, spoilt behind their headers, for the decoders of both sides.
+/// A request and a response of each version, spoilt after their headers, for the decoders of both sides.
 fn feed<R>(api: Api, how: &[Spoil])
 where
     R: Request + Default,

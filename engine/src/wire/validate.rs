@@ -7,10 +7,10 @@
 use super::{
     batch::{self, BatchError, BatchHeader, HEADER_BYTES},
     compression,
+    cursor::{invalid, unreadable, Cursor},
 };
 use bytes::{buf::Reader, Buf, Bytes, BytesMut};
-use integer_encoding::VarInt;
-use std::io::{self, BufRead};
+use std::io::BufRead;
 
 /// A batch is refused if it unpacks to more than this: as much as a whole frame may hold, and far less than our
 /// consumer takes. (Kafka has no such limit, and its consumers run out of memory.)
@@ -132,6 +132,15 @@ impl Checking {
     /// How its records are packed, as the attributes of a batch say; 0 is not at all.
     pub fn codec(&self) -> i16 {
         self.codec
+    }
+
+    /// The memory that checking it takes, about: of what is unpacked, not all is kept.
+    pub fn bytes(&self) -> usize {
+        let (records, codec) = (&self.bytes[HEADER_BYTES..], self.codec);
+        match codec {
+            0 => 0,
+            _ => compression::kept_bytes(records, codec, UNPACKED_BYTES_MAX),
+        }
     }
 
     /// Whether it belongs to a transaction.
@@ -289,100 +298,6 @@ impl Walk {
     }
 }
 
-/// Reads a part of a source that may not be longer than `len`.
-struct Cursor<'a, R> {
-    source: &'a mut R,
-    len: usize,
-    taken: usize,
-}
-
-impl<'a, R: BufRead> Cursor<'a, R> {
-    fn new(source: &'a mut R, len: usize) -> Self {
-        Cursor {
-            source,
-            len,
-            taken: 0,
-        }
-    }
-
-    /// A number in zigzag varint.
-    fn number(&mut self) -> Result<i64, Refusal> {
-        let there = self.source.fill_buf().map_err(unreadable)?;
-        let number = match i64::decode_var(there) {
-            Some((number, bytes)) => {
-                self.source.consume(bytes);
-                self.taken += bytes;
-                number
-            }
-            // It goes on behind what is unpacked, or never ends.
-            None => self.number_in_pieces()?,
-        };
-        match self.taken <= self.len {
-            true => Ok(number),
-            false => Err(cut_off()),
-        }
-    }
-
-    fn number_in_pieces(&mut self) -> Result<i64, Refusal> {
-        let mut bytes = [0; 10];
-        for read in 1..=bytes.len() {
-            let there = self.source.fill_buf().map_err(unreadable)?;
-            bytes[read - 1] = *there.first().ok_or_else(cut_off)?;
-            self.source.consume(1);
-            self.taken += 1;
-            if let Some((number, _)) = i64::decode_var(&bytes[..read]) {
-                return Ok(number);
-            }
-        }
-        Err(invalid("a number without an end"))
-    }
-
-    /// Skips bytes behind their length, which may say that there are none.
-    fn skip_bytes(&mut self, may_be_none: bool) -> Result<(), Refusal> {
-        match self.number()? {
-            -1 if may_be_none => Ok(()),
-            len => {
-                let count = usize::try_from(len).map_err(|_| invalid(format!("{len} bytes")))?;
-                self.skip(count)
-            }
-        }
-    }
-
-    fn skip(&mut self, count: usize) -> Result<(), Refusal> {
-        if count > self.len - self.taken {
-            return Err(cut_off());
-        }
-        self.taken += count;
-        let mut left = count;
-        while left > 0 {
-            let there = self.source.fill_buf().map_err(unreadable)?.len();
-            if there == 0 {
-                return Err(cut_off());
-            }
-            let skipped = there.min(left);
-            self.source.consume(skipped);
-            left -= skipped;
-        }
-        Ok(())
-    }
-}
-
-fn cut_off() -> Refusal {
-    invalid("a record that is cut off")
-}
-
-fn invalid(what: impl ToString) -> Refusal {
-    Refusal::Invalid(what.to_string())
-}
-
-fn unreadable(error: io::Error) -> Refusal {
-    match error.kind() {
-        io::ErrorKind::FileTooLarge => Refusal::TooLarge,
-        io::ErrorKind::UnexpectedEof => cut_off(),
-        _ => Refusal::Packed(error.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -421,16 +336,21 @@ mod tests {
             (3, lz4.finish().unwrap()),
             (4, compress_to_vec(records, CompressionLevel::Fastest)),
         ];
-        let batches = all.into_iter().map(|(codec, records)| {
-            let mut bytes = [&plain[..HEADER_BYTES], &records].concat();
-            bytes[22] |= codec;
-            let len = bytes.len() as i32 - 12;
-            bytes[8..12].copy_from_slice(&len.to_be_bytes());
-            let sum = crc32c::crc32c(&bytes[21..]);
-            bytes[17..21].copy_from_slice(&sum.to_be_bytes());
-            bytes.into()
-        });
-        batches.collect()
+        let batches = all.into_iter();
+        batches
+            .map(|(codec, records)| with_records(plain, codec, &records))
+            .collect()
+    }
+
+    /// A batch with these records instead of its own.
+    fn with_records(batch: &[u8], codec: u8, records: &[u8]) -> Bytes {
+        let mut bytes = [&batch[..HEADER_BYTES], records].concat();
+        bytes[22] |= codec;
+        let len = bytes.len() as i32 - 12;
+        bytes[8..12].copy_from_slice(&len.to_be_bytes());
+        let sum = crc32c::crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&sum.to_be_bytes());
+        bytes.into()
     }
 
     #[test]
@@ -448,5 +368,36 @@ mod tests {
         for bomb in packed(&plain(UNPACKED_BYTES_MAX / 2)) {
             assert_eq!(check(bomb).unwrap_err(), Refusal::TooLarge);
         }
+        // Five kilobytes that fill a window of 128 MiB. It is refused before the window is full: what leaves it then
+        // is not a record.
+        let full = repeated(128 << 10, 1100);
+        assert!(full.len() < 5000);
+        let bomb = with_records(&plain(1), 4, &full);
+        assert_eq!(check(bomb).unwrap_err(), Refusal::TooLarge);
+    }
+
+    /// The stock encoders claim such windows at their highest levels, however little they pack.
+    #[test]
+    fn a_large_window_of_little_is_kept() {
+        let plain = plain(1000);
+        let records = &plain[HEADER_BYTES..];
+        // One block, the last one, as it is.
+        let block = ((records.len() as u32) << 3 | 1).to_le_bytes();
+        let frame = [&WINDOWED, &block[..3], records].concat();
+        check(with_records(&plain, 4, &frame)).unwrap();
+    }
+
+    /// A frame of zstd with a window of 128 MiB.
+    const WINDOWED: [u8; 6] = [0x28, 0xb5, 0x2f, 0xfd, 0, 0x88];
+
+    /// Such a frame of so many blocks of so many zeros.
+    fn repeated(len: u32, count: usize) -> Vec<u8> {
+        let mut frame = WINDOWED.to_vec();
+        for number in 1..=count {
+            let last = u32::from(number == count);
+            frame.extend(&(len << 3 | 1 << 1 | last).to_le_bytes()[..3]);
+            frame.push(0);
+        }
+        frame
     }
 }

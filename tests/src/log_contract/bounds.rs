@@ -22,14 +22,15 @@ use kafka_protocol::{
     messages::{
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         describe_log_dirs_request::DescribableLogDirTopic,
+        leave_group_request::MemberIdentity,
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         list_offsets_response::ListOffsetsPartitionResponse,
         offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic},
         offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic},
         offset_for_leader_epoch_response::EpochEndOffset,
-        DeleteRecordsRequest, DescribeLogDirsRequest, InitProducerIdRequest,
-        InitProducerIdResponse, ListOffsetsRequest, OffsetDeleteRequest, OffsetDeleteResponse,
-        OffsetForLeaderEpochRequest,
+        DeleteRecordsRequest, DescribeLogDirsRequest, HeartbeatRequest, InitProducerIdRequest,
+        InitProducerIdResponse, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest,
+        OffsetDeleteRequest, OffsetDeleteResponse, OffsetForLeaderEpochRequest, SyncGroupRequest,
     },
     protocol::StrBytes,
 };
@@ -300,6 +301,38 @@ pub(super) async fn positions_of_topics_that_nobody_reads_are_forgotten(stand: S
     member.leave().await;
     assert_eq!(forget(config.group.clone()).await, (0, vec![0, 0]));
     assert_eq!(position(&read).await, None);
+}
+
+/// Anybody may ask, under any name: whatever that left behind would be there for ever.
+pub(super) async fn who_only_asks_of_a_group_leaves_none_behind(stand: Stand) {
+    let group = stand.name("never-joined");
+    let unknown = ResponseError::UnknownMemberId.code();
+    let coordinator = (stand.cluster).share_coordinator(KeyType::Group, &group);
+    let coordinator = coordinator.await.unwrap();
+    let heartbeat = HeartbeatRequest::default()
+        .with_group_id(text(&group).into())
+        .with_generation_id(1)
+        .with_member_id(text("nobody"));
+    let beaten = until(
+        || async { coordinator.call(&heartbeat).await.unwrap().error_code },
+        // Its coordinator may still be loading.
+        |code| *code == unknown,
+    );
+    beaten.await;
+    let sync = SyncGroupRequest::default()
+        .with_group_id(text(&group).into())
+        .with_generation_id(1)
+        .with_member_id(text("nobody"));
+    assert_eq!(coordinator.call(&sync).await.unwrap().error_code, unknown);
+    let member = MemberIdentity::default().with_member_id(text("nobody"));
+    let leave = LeaveGroupRequest::default()
+        .with_group_id(text(&group).into())
+        .with_members(vec![member]);
+    let left = coordinator.call(&leave).await.unwrap();
+    assert_eq!(left.members[0].error_code, unknown);
+    let all = coordinator.call(&ListGroupsRequest::default()).await;
+    let all = all.unwrap().groups;
+    assert!(all.iter().all(|one| one.group_id.as_str() != group));
 }
 
 /// Kafka's coordinator, too, has forgotten who was silent for long, and lets it go on as somebody new.

@@ -96,9 +96,9 @@ impl Broker {
             // All records are here, and none in a second tier (KIP-405).
             return Ok(None);
         } else if is_asked(times::NEWEST) {
-            partition.find_newest().await
+            partition.find_newest(&self.unpacking).await
         } else if time_ms >= 0 {
-            partition.find_time(time_ms).await
+            partition.find_time(time_ms, &self.unpacking).await
         } else {
             return Err(ResponseError::UnsupportedVersion);
         };

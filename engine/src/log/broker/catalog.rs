@@ -8,7 +8,7 @@
 //! | `learn` | what the other brokers know of the first one |
 //! | `objection` | why something is refused |
 
-mod configs;
+pub(super) mod configs;
 mod create;
 mod delete;
 mod learn;

@@ -113,16 +113,16 @@ impl Broker {
             // Whoever names no transactional id has no right to any.
             return Err(ResponseError::TransactionalIdAuthorizationFailed);
         }
-        let mut unpacking = None;
+        let _room = match checking.bytes() {
+            0 => None,
+            bytes => Some(self.unpacking.take(bytes).await),
+        };
         loop {
             if let Some(checked) = checking.go_on().map_err(code_of)? {
                 return Ok(checked);
             }
             // It is a large one: others are served meanwhile.
             tokio::task::yield_now().await;
-            if checking.codec() != 0 && unpacking.is_none() {
-                unpacking = self.unpacking.acquire().await.ok();
-            }
         }
     }
 

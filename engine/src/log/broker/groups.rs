@@ -2,10 +2,12 @@
 //!
 //! A group belongs to a partition of `__consumer_offsets`, and that partition's leader is its coordinator.
 
+mod seats;
 mod positions;
 mod describe;
 mod forget;
 
+use self::seats::Seats;
 use super::{data, to_its_end, Broker, Later, OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::{
     ids::{Offset, PartitionId},
@@ -14,6 +16,7 @@ use crate::{
         groups::{Group, Join, Joined, Phase, Speaker, Stored, Sync},
         offsets::{Entry, Offsets},
         partition::AppendError,
+        room::{Peer, Purse},
         transactions::TransactionVersion,
         TopicPartition,
     },
@@ -36,28 +39,16 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use std::{
-    collections::BTreeMap,
-    sync::{
-        atomic::{AtomicU64, Ordering},
-        Arc, Mutex,
-    },
+use std::sync::{
+    atomic::{AtomicU64, Ordering},
+    Arc,
 };
-use tokio::sync::Notify;
 
 /// The coordinator of the groups of one partition of `__consumer_offsets`.
 pub struct Coordinator {
-    fold: Fold<Offsets>,
-    groups: Mutex<BTreeMap<String, Seat>>,
-    changed: Notify,
+    pub(super) fold: Fold<Offsets>,
+    pub(super) seats: Seats,
     members: AtomicU64,
-}
-
-/// A group, and the commits within transactions that are on their way into its log.
-#[derive(Default)]
-struct Seat {
-    group: Group,
-    staging: usize,
 }
 
 impl Folded for Offsets {
@@ -71,46 +62,13 @@ impl Folded for Offsets {
 }
 
 impl Coordinator {
-    /// Changes a group, which is created if need be, and wakes who waits for it.
-    fn change<R>(&self, group: &str, change: impl FnOnce(&mut Group) -> R) -> R {
-        let mut groups = self.groups.lock().expect("groups");
-        let seat = groups.entry(group.to_owned()).or_default();
-        let done = change(&mut seat.group);
-        drop(groups);
-        self.changed.notify_waiters();
-        done
+    /// Groups without members of which the log knows nothing are gone.
+    fn clear_seats(&self) {
+        let is_known = |name: &str| self.fold.look(|offsets| offsets.knows(name));
+        self.seats.clear(is_known);
     }
 
-    /// Waits until a group has an answer.
-    async fn wait<R>(&self, group: &str, answer: impl Fn(&Group) -> Option<R>) -> R {
-        loop {
-            let changed = self.changed.notified();
-            {
-                let mut groups = self.groups.lock().expect("groups");
-                let seat = groups.entry(group.to_owned()).or_default();
-                if let Some(answer) = answer(&seat.group) {
-                    return answer;
-                }
-            }
-            changed.await;
-        }
-    }
-
-    /// Whether there is room for so much more of what members say. It is kept as long as they are.
-    fn check_room(&self, bytes: usize) -> Result<(), ResponseError> {
-        let groups = self.groups.lock().expect("groups");
-        let held: usize = groups.values().map(|seat| seat.group.bytes()).sum();
-        let room = match bytes <= MEMBER_BYTES_SMALL {
-            true => MEMBERS_BYTES_MAX,
-            false => MEMBERS_BYTES_MAX / 2,
-        };
-        match bytes <= MEMBER_BYTES_MAX && held + bytes <= room {
-            true => Ok(()),
-            false => Err(ResponseError::GroupMaxSizeReached),
-        }
-    }
-
-    /// Waits until everything in front of `end` was applied.
+    /// Waits until everything before `end` was applied.
     pub(super) async fn wait_applied(&self, end: Offset) -> Result<(), ResponseError> {
         let applied = self.fold.wait_applied(end).await;
         applied.map_err(|_| ResponseError::NotCoordinator)
@@ -119,20 +77,16 @@ impl Coordinator {
 
 /// The first version of JoinGroup in which a member gets its id before it joins (KIP-394).
 const JOIN_WITH_ID: i16 = 4;
-/// What a member may say of itself, and a leader of all: it goes into one record of the log…
-const MEMBER_BYTES_MAX: usize = 1 << 20;
-/// What most say; those who say more leave half of the room to them.
-const MEMBER_BYTES_SMALL: usize = 64 << 10;
-/// …and what all members of the groups of one coordinator may.
-const MEMBERS_BYTES_MAX: usize = 16 << 20;
+/// The name of a group is not longer: Kafka's own log could not say it.
+const NAME_BYTES_MAX: usize = i16::MAX as usize;
 const SESSION_MS: std::ops::RangeInclusive<i32> = 1..=1_800_000;
 
 impl Broker {
-    async fn coordinator_of_group(
+    pub(super) async fn coordinator_of_group(
         self: &Arc<Self>,
         group: &str,
     ) -> Result<Arc<Coordinator>, ResponseError> {
-        if group.is_empty() {
+        if group.is_empty() || group.len() > NAME_BYTES_MAX {
             return Err(ResponseError::InvalidGroupId);
         }
         self.group_coordinator(self.coordinator_of(group).0).await
@@ -163,25 +117,26 @@ impl Broker {
                 ResponseError::KafkaStorageError
             })?;
             let now = broker.now_ms();
-            let groups = fold.look(|offsets| {
-                let stored = offsets.groups().map(|(name, stored)| {
-                    let group = Group::restore(stored, now);
-                    (name.clone(), Seat { group, staging: 0 })
+            let (seats, groups) = fold.look(|offsets| {
+                let names = offsets.names();
+                let known = names.iter().map(|name| {
+                    let stored = offsets.group(name);
+                    let restored = stored.map(|stored| Group::restore(stored, now));
+                    (name.to_string(), restored.unwrap_or_default())
                 });
-                stored.collect::<BTreeMap<_, _>>()
+                (Seats::new(known), names.len())
             });
             tracing::info!(
                 name: "group.coordinator-loaded",
                 partition = index,
-                groups = groups.len()
+                groups
             );
-            if !groups.is_empty() {
+            if groups > 0 {
                 tracing::info!(name: "group.coordinator-took-over", partition = index);
             }
             let coordinator = Arc::new(Coordinator {
                 fold,
-                groups: Mutex::new(groups),
-                changed: Notify::new(),
+                seats,
                 members: AtomicU64::new(0),
             });
             let (following, failing) = (coordinator.clone(), broker.clone());
@@ -227,14 +182,15 @@ impl Broker {
             .with_port(found.port)
     }
 
-    /// A member joins; the answer waits for the others.
+    /// A member joins; the answer waits for the others, and then for memory: its leader is told what all of them say.
     pub fn join_group(
         self: &Arc<Self>,
         request: JoinGroupRequest,
         version: i16,
         client: String,
-    ) -> Later<JoinGroupResponse> {
-        let broker = self.clone();
+        peer: &Arc<Peer>,
+    ) -> Later<(JoinGroupResponse, Purse)> {
+        let (broker, mut purse) = (self.clone(), Purse::of(peer));
         async move {
             let mut member = request.member_id.to_string();
             let joined = broker.join(&request, version, client, &mut member).await;
@@ -242,24 +198,25 @@ impl Broker {
                 .with_member_id(StrBytes::from_string(member))
                 .with_generation_id(-1)
                 .with_protocol_name((version < 7).then(StrBytes::default));
-            match joined {
-                Err(error) => answer.with_error_code(error.code()),
-                Ok(joined) => {
-                    let members = joined.members.into_iter().map(|(id, instance, metadata)| {
-                        JoinGroupResponseMember::default()
-                            .with_member_id(StrBytes::from_string(id))
-                            .with_group_instance_id(instance.map(StrBytes::from_string))
-                            .with_metadata(metadata)
-                    });
-                    let kind = StrBytes::from_string(joined.protocol_type);
-                    answer
-                        .with_generation_id(joined.generation)
-                        .with_protocol_type(Some(kind))
-                        .with_protocol_name(Some(StrBytes::from_string(joined.protocol)))
-                        .with_leader(StrBytes::from_string(joined.leader))
-                        .with_members(members.collect())
-                }
-            }
+            let joined = match joined {
+                Err(error) => return (answer.with_error_code(error.code()), purse),
+                Ok(joined) => joined,
+            };
+            purse.pay(&broker.rooms.leaving, 2 * joined.bytes()).await;
+            let members = joined.members.into_iter().map(|(id, instance, metadata)| {
+                JoinGroupResponseMember::default()
+                    .with_member_id(StrBytes::from_string(id))
+                    .with_group_instance_id(instance.map(StrBytes::from_string))
+                    .with_metadata(metadata)
+            });
+            let kind = StrBytes::from_string(joined.protocol_type);
+            let answer = answer
+                .with_generation_id(joined.generation)
+                .with_protocol_type(Some(kind))
+                .with_protocol_name(Some(StrBytes::from_string(joined.protocol)))
+                .with_leader(StrBytes::from_string(joined.leader))
+                .with_members(members.collect());
+            (answer, purse)
         }
         .boxed()
     }
@@ -303,11 +260,8 @@ impl Broker {
                 })
                 .collect(),
         };
-        let said = (join.protocols.iter()).map(|(name, own)| name.len() + own.len());
-        coordinator.check_room(said.sum())?;
-        let now = self.now_ms();
-        coordinator.change(&request.group_id, |group| group.join(join, now))?;
-        let joined = coordinator
+        (coordinator.seats).join(&request.group_id, join, self.now_ms())?;
+        let joined = (coordinator.seats)
             .wait(&request.group_id, |group| group.joined(member))
             .await?;
         tracing::info!(
@@ -348,20 +302,17 @@ impl Broker {
                 (one.member_id.to_string(), own)
             })
             .collect();
-        if !assignments.is_empty() {
-            let given = assignments.iter().map(|(_, own)| own.len());
-            coordinator.check_room(given.sum())?;
-        }
         loop {
             let given = std::mem::take(&mut assignments);
-            let now = self.now_ms();
-            match coordinator.change(&request.group_id, |group| group.sync(who, given, now))? {
+            let seats = &coordinator.seats;
+            match seats.sync(&request.group_id, who, given, self.now_ms())? {
                 Sync::Assigned(assignment) => return Ok(assignment),
                 Sync::Store(stored) => {
                     self.store_group(&coordinator, &request.group_id, stored.clone())
                         .await?;
                     let now = self.now_ms();
-                    coordinator.change(&request.group_id, |group| group.stored(&stored, now));
+                    seats.keep(&request.group_id);
+                    seats.change(&request.group_id, |group| group.stored(&stored, now));
                     tracing::info!(
                         name: "group.stable",
                         group = request.group_id.as_str(),
@@ -374,7 +325,7 @@ impl Broker {
                         let waits = group.phase() == Phase::Completing && group.check(who).is_ok();
                         (!waits).then_some(())
                     };
-                    coordinator.wait(&request.group_id, over).await;
+                    seats.wait(&request.group_id, over).await;
                 }
             }
         }
@@ -390,8 +341,13 @@ impl Broker {
             group: group.to_owned(),
             stored: Some(stored),
         };
-        self.write_entries(coordinator, &[entry], Identity::NOBODY, None)
-            .await
+        let entries = [entry];
+        let written = self.write_entries(coordinator, &entries, Identity::NOBODY, None);
+        written.await.map_err(|error| match error {
+            // As Apache Kafka says it: another try would fare no better.
+            ResponseError::MessageTooLarge => ResponseError::UnknownServerError,
+            error => error,
+        })
     }
 
     /// Writes into the coordinator's log, durably, and waits until it was applied.
@@ -421,6 +377,7 @@ impl Broker {
                         self.fail(error);
                         Err(ResponseError::NotCoordinator)
                     }
+                    Err(AppendError::TooLarge { .. }) => Err(ResponseError::MessageTooLarge),
                     Err(_) => Err(ResponseError::CoordinatorNotAvailable),
                 }
             }
@@ -449,7 +406,8 @@ impl Broker {
                     instance: request.group_instance_id.as_deref(),
                 };
                 let now = self.now_ms();
-                coordinator.change(&request.group_id, |group| group.heartbeat(who, now))
+                let seats = &coordinator.seats;
+                seats.change(&request.group_id, |group| group.heartbeat(who, now))
             }
         };
         let code = beaten.err().map_or(0, |error| error.code());
@@ -469,8 +427,8 @@ impl Broker {
         };
         let leave = |id: &str, instance: Option<&str>| {
             let now = self.now_ms();
-            let left =
-                coordinator.change(&request.group_id, |group| group.leave(id, instance, now));
+            let seats = &coordinator.seats;
+            let left = seats.change(&request.group_id, |group| group.leave(id, instance, now));
             left.err().map_or(0, |error| error.code())
         };
         let answer = if version < 3 {
@@ -487,7 +445,7 @@ impl Broker {
         };
         // Who was told that it has left does not come back, after a crash, as a member that is silent.
         let left = {
-            let groups = coordinator.groups.lock().expect("groups");
+            let groups = coordinator.seats.lock();
             let seat = groups.get(request.group_id.as_str());
             seat.map(|seat| seat.group.to_stored())
         };
@@ -511,23 +469,10 @@ impl Broker {
         let open: Vec<_> = self.groups.lock().await.values().cloned().collect();
         let now = self.now_ms();
         for coordinator in open {
-            let mut changed = false;
-            {
-                let mut groups = coordinator.groups.lock().expect("groups");
-                for (name, seat) in groups.iter_mut() {
-                    if seat.group.expire(now) {
-                        tracing::info!(
-                            name: "group.expired",
-                            group = name.as_str(),
-                            generation = seat.group.generation()
-                        );
-                        changed = true;
-                    }
-                }
+            for (group, generation) in coordinator.seats.expire(now) {
+                tracing::info!(name: "group.expired", group, generation);
             }
-            if changed {
-                coordinator.changed.notify_waiters();
-            }
+            coordinator.clear_seats();
         }
     }
 
@@ -551,7 +496,7 @@ impl Broker {
     async fn delete_group(self: &Arc<Self>, group: &str) -> Result<(), ResponseError> {
         let coordinator = self.coordinator_of_group(group).await?;
         {
-            let groups = coordinator.groups.lock().expect("groups");
+            let groups = coordinator.seats.lock();
             let seat = groups.get(group).ok_or(ResponseError::GroupIdNotFound)?;
             if seat.group.phase() != Phase::Empty || seat.staging > 0 {
                 return Err(ResponseError::NonEmptyGroup);
@@ -571,13 +516,7 @@ impl Broker {
         });
         self.write_entries(&coordinator, &entries, Identity::NOBODY, None)
             .await?;
-        let mut groups = coordinator.groups.lock().expect("groups");
-        if groups
-            .get(group)
-            .is_some_and(|seat| seat.group.phase() == Phase::Empty)
-        {
-            groups.remove(group);
-        }
+        coordinator.clear_seats();
         Ok(())
     }
 }

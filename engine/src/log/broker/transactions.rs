@@ -35,7 +35,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// The coordinator of the transactional ids of one partition of `__transaction_state`.
 pub struct Coordinator {
-    fold: Fold<Transactions>,
+    pub(super) fold: Fold<Transactions>,
     /// Ids with a decision on its way.
     busy: Mutex<BTreeSet<String>>,
 }
@@ -141,7 +141,7 @@ impl Broker {
         PartitionId((xxh3_64(key.as_bytes()) % count) as i32)
     }
 
-    async fn coordinator_for(
+    pub(super) async fn coordinator_for(
         self: &Arc<Self>,
         id: &str,
     ) -> Result<Arc<Coordinator>, ResponseError> {

@@ -4,8 +4,12 @@ use super::{Inner, Partition, Segment, Synced};
 use crate::{
     host::File,
     ids::Offset,
-    log::{producers::Aborted, segment, LogError},
-    wire::batch::{self, BatchHeader, Body},
+    log::{producers::Aborted, segment, unpacking::Unpacking, LogError},
+    wire::{
+        batch::BatchHeader,
+        times::Times,
+        validate::{Refusal, UNPACKED_BYTES_MAX},
+    },
 };
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
@@ -15,7 +19,7 @@ use std::sync::Arc;
 pub enum Isolation {
     /// All that are durable.
     ReadUncommitted = 0,
-    /// Those in front of the last stable offset, and which of them were aborted.
+    /// Those before the last stable offset, and which of them were aborted.
     ReadCommitted = 1,
 }
 
@@ -173,7 +177,7 @@ impl Partition {
             let last = segment.entries.last();
             last.is_some_and(|last| last.header.end_offset() > offset)
         };
-        // The last segment may be empty, and is behind all that hold anything.
+        // The last segment may be empty, and is after all that hold anything.
         let index = inner
             .segments
             .partition_point(|segment| !segment.entries.is_empty() && !holds(segment));
@@ -214,8 +218,12 @@ impl Partition {
         }
     }
 
-    /// The first record of this time, or later, and its time; `None` if there is none.
-    pub async fn find_time(&self, time_ms: i64) -> Result<Option<(Offset, i64)>, LogError> {
+    /// The first record of this time, or later, and its time; `None` if there is none. It is looked for in `room`.
+    pub async fn find_time(
+        &self,
+        time_ms: i64,
+        room: &Unpacking,
+    ) -> Result<Option<(Offset, i64)>, LogError> {
         let is_late = |header: &BatchHeader| header.max_timestamp_ms >= time_ms;
         let mut from = Offset(0);
         loop {
@@ -223,7 +231,7 @@ impl Partition {
             let Some(found) = found else {
                 return Ok(None);
             };
-            if let Some(record) = found.first_since(time_ms).await? {
+            if let Some(record) = found.first_since(time_ms, room).await? {
                 return Ok(Some(record));
             }
             // Its late records were deleted.
@@ -231,8 +239,9 @@ impl Partition {
         }
     }
 
-    /// The first of the records with the greatest time, and that time (KIP-734); `None` if there are no records.
-    pub async fn find_newest(&self) -> Result<Option<(Offset, i64)>, LogError> {
+    /// The first of the records with the greatest time, and that time (KIP-734); `None` if there are no records. It is
+    /// looked for in `room`.
+    pub async fn find_newest(&self, room: &Unpacking) -> Result<Option<(Offset, i64)>, LogError> {
         let mut newest = None;
         {
             let inner = self.inner.lock().await;
@@ -244,7 +253,7 @@ impl Partition {
         }
         match newest {
             None => Ok(None),
-            Some(newest) => self.find_time(newest).await,
+            Some(newest) => self.find_time(newest, room).await,
         }
     }
 
@@ -295,23 +304,29 @@ struct Found {
 
 impl Found {
     /// Its first record of this time, or later, that is left; and its time.
-    async fn first_since(&self, time_ms: i64) -> Result<Option<(Offset, i64)>, LogError> {
+    async fn first_since(
+        &self,
+        time_ms: i64,
+        room: &Unpacking,
+    ) -> Result<Option<(Offset, i64)>, LogError> {
+        let _room = room.take(self.header.bytes + UNPACKED_BYTES_MAX).await;
         let read = self.file.read_at(self.position, self.header.bytes).await;
         let bytes = read.map_err(LogError::io(&self.path))?;
-        let damaged = |what: String| LogError::Damaged {
+        let damaged = |what: Refusal| LogError::Damaged {
             path: self.path.clone(),
             position: self.position,
             offset: self.header.base_offset,
-            what,
+            what: what.to_string(),
         };
-        let batches = batch::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
-        let Some(Body::Data(records)) = batches.first().map(|batch| &batch.body) else {
-            return Err(damaged("no batch of records".into()));
-        };
-        let mut records = records.iter();
-        let first =
-            records.find(|record| record.timestamp_ms >= time_ms && record.offset >= self.start);
-        Ok(first.map(|record| (record.offset, record.timestamp_ms)))
+        let mut times = Times::begin(bytes).map_err(damaged)?;
+        let is_it = |offset, time| time >= time_ms && offset >= self.start;
+        loop {
+            if let Some(found) = times.go_on(is_it).map_err(damaged)? {
+                return Ok(found);
+            }
+            // It is a large one: others are served meanwhile.
+            tokio::task::yield_now().await;
+        }
     }
 }
 

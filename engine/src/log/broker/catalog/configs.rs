@@ -32,7 +32,7 @@ const INCREMENT_VERSION: i16 = 1;
 
 /// What is configured, as Kafka numbers it.
 pub(super) const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
+pub(in crate::log::broker) const BROKER: i8 = 4;
 /// Where a value comes from, as Kafka numbers it: the topic's own configuration, what its broker was started with,
 /// or what holds if nobody says anything.
 pub(super) const SOURCE_TOPIC: i8 = 1;

@@ -30,7 +30,7 @@ impl Broker {
         }
         let mut all = Vec::new();
         for coordinator in open {
-            let groups = coordinator.groups.lock().expect("groups");
+            let groups = coordinator.seats.lock();
             for (name, seat) in groups.iter() {
                 let state = state_of(seat.group.phase());
                 if wanted(&request.states_filter, state) && wanted(&request.types_filter, CLASSIC) {
@@ -63,7 +63,7 @@ impl Broker {
                 }
                 Ok(coordinator) => coordinator,
             };
-            let groups = coordinator.groups.lock().expect("groups");
+            let groups = coordinator.seats.lock();
             all.push(match groups.get(id.as_str()) {
                 None => answer.with_group_state(StrBytes::from_static_str("Dead")),
                 Some(seat) => {

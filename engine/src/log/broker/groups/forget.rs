@@ -64,7 +64,7 @@ impl Broker {
     /// The topics that the members of a group read.
     async fn read_by(self: &Arc<Self>, group: &str) -> Result<BTreeSet<String>, ResponseError> {
         let coordinator = self.coordinator_of_group(group).await?;
-        let groups = coordinator.groups.lock().expect("groups");
+        let groups = coordinator.seats.lock();
         let seat = groups.get(group).ok_or(ResponseError::GroupIdNotFound)?;
         if seat.group.phase() == Phase::Empty {
             return Ok(BTreeSet::new());

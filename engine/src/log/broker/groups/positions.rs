@@ -1,6 +1,5 @@
 //! How far groups have come: committed positions, at once or with a transaction.
 
-use super::Coordinator;
 use crate::{
     ids::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence},
     log::{
@@ -64,8 +63,7 @@ impl Broker {
             member: &request.member_id,
             instance: request.group_instance_id.as_deref(),
         };
-        let commit = commit_of(&request.group_id, &topics);
-        let committed = self.commit(commit, who, None).await;
+        let committed = self.commit(&request.group_id, &topics, who, None).await;
         let code = committed.err().map_or(0, |error| error.code());
         let topics = topics.into_iter().map(|(name, partitions)| {
             let partitions = partitions.into_iter().map(|(index, _)| {
@@ -125,8 +123,8 @@ impl Broker {
             false => TransactionVersion::V1,
         };
         let within = (by, request.transactional_id.to_string(), speaks);
-        let commit = commit_of(&request.group_id, &topics);
-        let committed = self.commit(commit, who, Some(within)).await;
+        let within = Some(within);
+        let committed = (self.commit(&request.group_id, &topics, who, within)).await;
         let code = committed.err().map_or(0, |error| error.code());
         let topics = topics.into_iter().map(|(name, partitions)| {
             let partitions = partitions.into_iter().map(|(index, _)| {
@@ -143,62 +141,51 @@ impl Broker {
 
     async fn commit(
         self: &Arc<Self>,
-        commit: Commit,
+        group: &str,
+        topics: &[Wanted],
         who: Speaker<'_>,
         within: Option<(Identity, String, TransactionVersion)>,
     ) -> Result<(), ResponseError> {
-        let coordinator = self.coordinator_of_group(&commit.group).await?;
-        if commit
-            .positions
-            .iter()
-            .any(|(_, p)| p.metadata.len() > METADATA_BYTES_MAX)
-        {
+        let coordinator = self.coordinator_of_group(group).await?;
+        let mut positions = topics.iter().flat_map(|(_, partitions)| partitions);
+        if positions.any(|(_, position)| position.metadata.len() > METADATA_BYTES_MAX) {
             return Err(ResponseError::OffsetMetadataTooLarge);
         }
-        {
-            let mut groups = coordinator.groups.lock().expect("groups");
-            let seat = groups.entry(commit.group.clone()).or_default();
-            match &within {
-                None => seat.group.check_commit(who)?,
-                Some(_) => {
-                    seat.group.check_transactional(who)?;
-                    // From here on it may come into the log, whoever joins meanwhile: who asks for stable
-                    // positions has to wait until it is there, or is not.
-                    seat.staging += 1;
-                }
-            }
+        if bytes_at_least(group, topics) > self.config.message_bytes_max {
+            return Err(ResponseError::InvalidCommitOffsetSize);
         }
-        if commit.positions.is_empty() {
-            if within.is_some() {
-                unstage(&coordinator, &commit.group);
-            }
+        let seats = &coordinator.seats;
+        let is_empty = topics.iter().all(|(_, partitions)| partitions.is_empty());
+        match &within {
+            None => seats.change(group, |group| group.check_commit(who))?,
+            Some(_) if is_empty => seats.change(group, |group| group.check_transactional(who))?,
+            // From here on it may come into the log, whoever joins meanwhile: who asks for stable positions has to
+            // wait until it is there, or is not.
+            Some(_) => seats.stage(group, who)?,
+        }
+        if is_empty {
             return Ok(());
         }
-        let group = &commit.group;
-        let entries = commit
-            .positions
-            .iter()
-            .map(|(of, position)| Entry::Position {
-                group: group.clone(),
-                of: of.clone(),
-                position: Some(position.clone()),
-            });
-        let entries: Vec<Entry> = entries.collect();
-        let (broker, group) = (self.clone(), commit.group.clone());
+        let (entries, broker, group) = (entries_of(group, topics), self.clone(), group.to_owned());
         // The count must be taken back whatever becomes of the connection.
-        to_its_end(async move {
+        let committed = to_its_end(async move {
+            let seats = &coordinator.seats;
             let Some((by, id, version)) = within else {
-                return broker
-                    .write_entries(&coordinator, &entries, Identity::NOBODY, None)
-                    .await;
+                let written = broker.write_entries(&coordinator, &entries, Identity::NOBODY, None);
+                written.await?;
+                seats.keep(&group);
+                return Ok(());
             };
             let written = broker
                 .write_entries(&coordinator, &entries, by, Some((id, version)))
                 .await;
-            unstage(&coordinator, &group);
+            seats.unstage(&group);
             written
+        });
+        committed.await.map_err(|error| match error {
+            ResponseError::MessageTooLarge => ResponseError::InvalidCommitOffsetSize,
+            error => error,
         })
-        .await
     }
 
     /// How far groups have come.
@@ -278,7 +265,7 @@ impl Broker {
     ) -> Result<Vec<(TopicName, Vec<Position>)>, ResponseError> {
         let coordinator = self.coordinator_of_group(group).await?;
         let staging = {
-            let groups = coordinator.groups.lock().expect("groups");
+            let groups = coordinator.seats.lock();
             groups.get(group).is_some_and(|seat| seat.staging > 0)
         };
         Ok(coordinator.fold.look(|offsets| {
@@ -320,28 +307,33 @@ impl Broker {
     }
 }
 
-/// Who commits positions, for which group, and where.
-struct Commit {
-    group: String,
-    positions: Vec<(TopicPartition, Committed)>,
-}
-
 /// A topic's partitions with the positions that somebody wants to commit.
 type Wanted = (TopicName, Vec<(i32, Committed)>);
 
-fn commit_of(group: &str, topics: &[Wanted]) -> Commit {
+/// What a record of a position takes besides its names, at least.
+const POSITION_BYTES: usize = 100;
+
+/// What the records of a commit take at least: each has the names of its group, twice, and of its topic. A small
+/// request can ask for far more than a batch may hold.
+fn bytes_at_least(group: &str, topics: &[Wanted]) -> usize {
+    let topics = topics.iter().map(|(topic, partitions)| {
+        let each = POSITION_BYTES + 2 * group.len() + topic.len();
+        let metadata = partitions.iter();
+        let metadata: usize = metadata.map(|(_, position)| position.metadata.len()).sum();
+        partitions.len() * each + metadata
+    });
+    topics.sum()
+}
+
+fn entries_of(group: &str, topics: &[Wanted]) -> Vec<Entry> {
     let positions = topics.iter().flat_map(|(topic, partitions)| {
-        partitions.iter().map(|(index, position)| {
-            (
-                TopicPartition::new(topic, PartitionId(*index)),
-                position.clone(),
-            )
+        partitions.iter().map(|(index, position)| Entry::Position {
+            group: group.to_owned(),
+            of: TopicPartition::new(topic, PartitionId(*index)),
+            position: Some(position.clone()),
         })
     });
-    Commit {
-        group: group.to_owned(),
-        positions: positions.collect(),
-    }
+    positions.collect()
 }
 
 /// A position as it is told.
@@ -362,13 +354,5 @@ impl Position {
             metadata: String::new(),
             error: 0,
         }
-    }
-}
-
-/// A commit within a transaction is in the log, or will never be.
-fn unstage(coordinator: &Coordinator, group: &str) {
-    let mut groups = coordinator.groups.lock().expect("groups");
-    if let Some(seat) = groups.get_mut(group) {
-        seat.staging -= 1;
     }
 }
