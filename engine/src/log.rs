@@ -12,7 +12,7 @@
 //! | [`fold`] | a coordinator's state: what its partition says, and nothing else |
 //! | [`configs`] | pure: what a topic can be configured with |
 //! | [`topics`] | which topics there are, and who leads which partition |
-//! | [`room`], [`unpacking`], [`door`], [`rarely`] | what peers may take: memory, connections, warnings |
+//! | [`peer`], [`door`], [`room`], [`unpacking`], [`rarely`] | who is connected, and what peers may take: time, memory, warnings |
 //! | [`broker`], [`server`] | several brokers, each leading some partitions; their connections |
 //! | [`connection`], [`cluster`] | the client's side: pipelined requests, leaders, coordinators |
 //! | [`producer`], [`transactional`] | idempotent batches, five in flight; transactions of them |
@@ -32,6 +32,7 @@ pub mod partition;
 pub mod fold;
 pub mod configs;
 pub mod topics;
+pub mod peer;
 pub mod room;
 pub mod unpacking;
 pub mod door;

@@ -9,8 +9,9 @@ use engine::{
         configs::Effective,
         door::Door,
         partition::{Expected, Isolation, Partition, Portion},
+        peer::Peer,
         producer::{Producer, ProducerConfig},
-        room::{Peer, Purse, Room, Rooms},
+        room::{Purse, Room, Rooms},
         LogError, TopicPartition,
     },
     record::NewRecord,
@@ -20,7 +21,7 @@ use engine::{
         validate::Checked,
     },
 };
-use futures::FutureExt;
+use futures::{select_biased, FutureExt};
 use kafka_protocol::{
     messages::{
         fetch_request::{FetchPartition, FetchTopic},
@@ -158,31 +159,32 @@ fn who_does_not_read_loses_its_connection() {
     });
 }
 
-fn is_evicted(peer: &Peer) -> bool {
-    peer.evicted().now_or_never().is_some()
+/// Somebody at the other end of a connection.
+fn peer() -> Arc<Peer> {
+    Arc::new(Peer::new().0)
 }
 
 /// Whoever only holds makes room for those who wait, after a grace, and the longest first.
 #[test]
 fn memory_that_is_held_for_long_goes_to_who_waits() {
     play(1, |_| async move {
-        let room = Room::new(100, Duration::from_secs(1));
-        let [slow, slower, quick] = [(); 3].map(|()| Arc::new(Peer::default()));
+        let room = Room::new(100, Duration::from_secs(1), false);
+        let [slow, slower, quick] = [(); 3].map(|()| peer());
         let first = room.take(60, &slower).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         let second = room.take(40, &slow).await;
         assert!(room.try_take(1, &quick).is_none());
         let mut waits = Box::pin(room.take(50, &quick));
         let early = tokio::time::timeout(Duration::from_millis(800), &mut waits).await;
-        assert!(early.is_err() && !is_evicted(&slower), "it has its grace");
+        assert!(early.is_err() && !slower.is_gone(), "it has its grace");
         let early = tokio::time::timeout(Duration::from_millis(300), &mut waits).await;
-        assert!(early.is_err() && is_evicted(&slower), "and no more");
-        assert!(!is_evicted(&slow), "that is enough");
+        assert!(early.is_err() && slower.is_gone(), "and no more");
+        assert!(!slow.is_gone(), "that is enough");
         drop(first);
         let mut third = waits.await;
         assert_eq!(room.free_bytes(), 10);
         third.grow(10).await;
-        assert!(!is_evicted(&slow) && !is_evicted(&quick));
+        assert!(!slow.is_gone() && !quick.is_gone());
         drop((second, third));
         assert_eq!(room.free_bytes(), 100, "all is given back");
         // What is larger than the room takes all of it, and no more.
@@ -191,11 +193,64 @@ fn memory_that_is_held_for_long_goes_to_who_waits() {
     });
 }
 
+/// What is free already need not be taken from anybody.
+#[test]
+fn no_more_are_sent_away_than_need_be() {
+    play(1, |_| async move {
+        let room = Room::new(100, Duration::from_secs(1), false);
+        let peers = [(); 8].map(|()| peer());
+        let mut holds = Vec::new();
+        for peer in &peers {
+            holds.push(room.take(10, peer).await);
+        }
+        let last = peer();
+        let mut waits = Box::pin(room.take(35, &last));
+        let waited = tokio::time::timeout(Duration::from_secs(2), &mut waits).await;
+        assert!(waited.is_err());
+        let gone: Vec<bool> = peers.iter().map(|peer| peer.is_gone()).collect();
+        assert_eq!(gone, [true, true, false, false, false, false, false, false]);
+        holds.drain(..2);
+        waits.await;
+    });
+}
+
+/// When it is us who are slow, whoever waits for us is not sent away; and a fetch that waits for records is answered
+/// without them before anybody is.
+#[test]
+fn who_waits_for_us_stays() {
+    play(1, |_| async move {
+        let room = Room::new(100, Duration::from_millis(200), true);
+        let [appends, polls, comes, parked] = [(); 4].map(|()| peer());
+        let append = room.take(50, &appends).await;
+        let poll = room.take(30, &polls).await;
+        let enough = poll.stake().waits_for_records();
+        let join = room.take(20, &parked).await;
+        let mut waits = Box::pin(room.take(30, &comes));
+        select_biased! {
+            _ = (&mut waits).fuse() => panic!("nobody gave anything back"),
+            () = enough.notified().fuse() => {}
+        }
+        poll.stake().waits_for_us();
+        drop(poll);
+        let come = waits.await;
+        // A join waits for others like it, who may never come.
+        join.stake().waits_for_peers();
+        let mut waits = Box::pin(room.take(20, &comes));
+        let waited = tokio::time::timeout(Duration::from_secs(60), &mut waits).await;
+        assert!(waited.is_err() && parked.is_gone());
+        drop(join);
+        drop(waits.await);
+        assert!(!appends.is_gone() && !polls.is_gone() && !comes.is_gone());
+        drop((append, come));
+        assert_eq!(room.free_bytes(), 100);
+    });
+}
+
 /// Whoever holds some never waits for more: it could wait for itself.
 #[test]
 fn an_answer_has_its_first_records_and_what_fits() {
     play(1, |_| async move {
-        let (rooms, peer) = (Rooms::new(16 << 20), Arc::new(Peer::default()));
+        let (rooms, peer) = (Rooms::new(16 << 20), peer());
         let mut purse = Purse::of(&peer);
         assert!(purse.pay(&rooms.leaving, 1 << 20).await);
         // Large now, all together: of the other room.
@@ -209,21 +264,22 @@ fn an_answer_has_its_first_records_and_what_fits() {
 fn the_silent_make_room_for_who_comes() {
     play(1, |_| async move {
         let door = Door::new(2);
-        let (known, stranger) = (door.enter().unwrap(), door.enter().unwrap());
-        known.heard();
-        assert!(door.enter().is_none(), "they have just come");
+        let come = || door.enter().map(|(guest, _)| guest);
+        let (known, stranger) = (come().unwrap(), come().unwrap());
+        known.peer().is_heard();
+        assert!(come().is_none(), "they have just come");
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let next = door.enter().expect("the stranger goes");
-        assert!(is_evicted(stranger.peer()) && !is_evicted(known.peer()));
+        let next = come().expect("the stranger goes");
+        assert!(stranger.peer().is_gone() && !known.peer().is_gone());
         drop(stranger);
-        assert!(door.enter().is_none());
-        next.heard();
+        assert!(come().is_none());
+        next.peer().is_heard();
         tokio::time::sleep(Duration::from_secs(40)).await;
-        next.heard();
-        let last = door.enter().expect("who has been silent for long goes");
-        assert!(is_evicted(known.peer()) && !is_evicted(next.peer()));
+        next.peer().is_heard();
+        let last = come().expect("who has been silent for long goes");
+        assert!(known.peer().is_gone() && !next.peer().is_gone());
         drop(last);
-        assert!(door.enter().is_some(), "a place is free");
+        assert!(come().is_some(), "a place is free");
     });
 }
 

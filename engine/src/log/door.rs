@@ -1,21 +1,26 @@
-//! Who may come in: only so many connections at a time.
+//! Who may come in, and who has to go.
 //!
 //! A connection is an open file, and the log must always be able to open its own. When all places are taken, the one
 //! that has been silent for the longest makes room: at once if it has never said anything that makes sense, after a
-//! while otherwise. If there is none, whoever comes is turned away.
+//! while otherwise. If there is none, whoever comes is turned away. And whoever is late has to go.
 
-use super::room::Peer;
+use super::peer::Peer;
+use futures::stream::AbortRegistration;
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::time::{sleep, Instant};
 
 /// Whoever is connected and says nothing may be sent away after so long, if others want to come in…
 const STRANGER_SILENCE: Duration = Duration::from_millis(200);
 /// …and those who have made a request after so long.
 const GUEST_SILENCE: Duration = Duration::from_secs(30);
+
+/// Whoever is late is sent away up to so much later: a look at all costs less than a timer for each.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The places of a broker.
 pub struct Door {
@@ -26,14 +31,7 @@ pub struct Door {
 #[derive(Default)]
 struct Inside {
     next: u64,
-    guests: BTreeMap<u64, Place>,
-}
-
-struct Place {
-    peer: Arc<Peer>,
-    /// When it last made a request, or came.
-    heard: Instant,
-    is_stranger: bool,
+    guests: BTreeMap<u64, Arc<Peer>>,
 }
 
 /// The place of one connection; free again when it is dropped.
@@ -52,27 +50,34 @@ impl Door {
         })
     }
 
-    /// Gives a place to a connection. Returns `None` if there is none.
-    pub fn enter(self: &Arc<Self>) -> Option<Guest> {
+    /// Gives a place to a connection, and what ends it once it is sent away. Returns `None` if there is none.
+    pub fn enter(self: &Arc<Self>) -> Option<(Guest, AbortRegistration)> {
         let mut inside = self.inside.lock().expect("inside");
         if inside.guests.len() >= self.places {
             let gone = inside.longest_silent()?;
-            let place = inside.guests.remove(&gone).expect("it is there");
-            place.peer.evict();
+            let gone = inside.guests.remove(&gone).expect("it is there");
+            gone.evict();
         }
-        let (number, peer) = (inside.next, Arc::new(Peer::default()));
+        let (peer, departure) = Peer::new();
+        let (number, peer) = (inside.next, Arc::new(peer));
         inside.next += 1;
-        let place = Place {
-            peer: peer.clone(),
-            heard: Instant::now(),
-            is_stranger: true,
-        };
-        inside.guests.insert(number, place);
-        Some(Guest {
+        inside.guests.insert(number, peer.clone());
+        let guest = Guest {
             door: self.clone(),
             number,
             peer,
-        })
+        };
+        Some((guest, departure))
+    }
+
+    /// Sends those away who are late, for ever.
+    pub async fn keep(&self) -> Infallible {
+        loop {
+            sleep(LOOK).await;
+            let now = Instant::now();
+            let inside = self.inside.lock().expect("inside");
+            (inside.guests.values()).for_each(|peer| peer.dismiss_if_late(now));
+        }
     }
 }
 
@@ -80,31 +85,23 @@ impl Inside {
     /// Who may be sent away: strangers first.
     fn longest_silent(&self) -> Option<u64> {
         let now = Instant::now();
-        let silent = self.guests.iter().filter(|(_, place)| {
-            let patience = match place.is_stranger {
+        let silent = self.guests.iter().filter_map(|(number, peer)| {
+            let (heard, is_stranger) = peer.silence();
+            let patience = match is_stranger {
                 true => STRANGER_SILENCE,
                 false => GUEST_SILENCE,
             };
-            now.saturating_duration_since(place.heard) >= patience
+            let is_long = now.saturating_duration_since(heard) >= patience;
+            is_long.then_some((!is_stranger, heard, *number))
         });
-        let longest = silent.min_by_key(|(_, place)| (!place.is_stranger, place.heard));
-        longest.map(|(number, _)| *number)
+        silent.min().map(|(_, _, number)| number)
     }
 }
 
 impl Guest {
-    /// The connection, as far as its eviction goes.
+    /// The other end of the connection.
     pub fn peer(&self) -> &Arc<Peer> {
         &self.peer
-    }
-
-    /// It has made a request that makes sense.
-    pub fn heard(&self) {
-        let mut inside = self.door.inside.lock().expect("inside");
-        if let Some(place) = inside.guests.get_mut(&self.number) {
-            place.heard = Instant::now();
-            place.is_stranger = false;
-        }
     }
 }
 

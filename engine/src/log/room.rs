@@ -3,7 +3,8 @@
 //! Whoever is about to take memory for a peer takes a [`Hold`] on a [`Room`] first, and waits if there is no room.
 //! What a peer makes us keep (the beginning of a frame, a request that is parked, an answer that it does not read)
 //! it may keep for a while; but once others wait, the connections of those who have held theirs the longest, and
-//! longer than a grace, are closed. So nobody who only waits can starve those who work.
+//! longer than a grace, are closed, and a fetch that waits for records is answered without. So nobody who only waits
+//! can starve those who work. What is held because we are slow is nobody's fault, and stays.
 //!
 //! | room | for what |
 //! |---|---|
@@ -13,9 +14,10 @@
 //!
 //! Each has a part of its own for what is small: a handful of large requests does not stop everybody else's.
 
+use super::peer::Peer;
 use futures::{select_biased, FutureExt};
 use std::{
-    collections::BTreeMap,
+    collections::VecDeque,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -40,11 +42,11 @@ pub struct Rooms {
 impl Rooms {
     /// Rooms that hold `bytes` together.
     pub fn new(bytes: usize) -> Self {
-        let part = |eighths: usize| Pair::new(bytes / 8 * eighths);
+        let part = |eighths: usize, is_ours| Pair::new(bytes / 8 * eighths, is_ours);
         Rooms {
-            arriving: part(2),
-            working: part(3),
-            leaving: part(3),
+            arriving: part(2, false),
+            working: part(3, true),
+            leaving: part(3, true),
         }
     }
 }
@@ -56,10 +58,10 @@ pub struct Pair {
 }
 
 impl Pair {
-    fn new(bytes: usize) -> Self {
+    fn new(bytes: usize, is_ours: bool) -> Self {
         Pair {
-            small: Room::new(bytes / 4, Duration::from_millis(200)),
-            large: Room::new(bytes / 4 * 3, Duration::from_secs(1)),
+            small: Room::new(bytes / 4, Duration::from_millis(200), is_ours),
+            large: Room::new(bytes / 4 * 3, Duration::from_secs(1), is_ours),
         }
     }
 
@@ -77,6 +79,8 @@ pub struct Room {
     free: Arc<Semaphore>,
     bytes: usize,
     grace: Duration,
+    /// Whether what is taken is held because of us, until something else is said of it.
+    is_ours: bool,
     /// One waits for memory at a time, the others for their turn.
     turn: tokio::sync::Mutex<()>,
     holders: Mutex<Holders>,
@@ -85,43 +89,63 @@ pub struct Room {
 #[derive(Default)]
 struct Holders {
     next: u64,
-    by_age: BTreeMap<u64, Holder>,
-    /// Whose connections are being closed, and what they still hold.
-    evicted: BTreeMap<u64, usize>,
+    /// Who came first is first.
+    all: VecDeque<Holder>,
 }
 
 struct Holder {
+    number: u64,
     since: Instant,
     bytes: usize,
     peer: Arc<Peer>,
+    waits: Waits,
 }
 
-/// The other end of a connection, as far as memory goes.
-#[derive(Default)]
-pub struct Peer {
-    gone: Notify,
+/// What it is that would have memory given back.
+enum Waits {
+    /// The peer, or others like it: it is sent away if somebody needs the room.
+    ForPeers,
+    /// We: nobody can give it back sooner, and it is not the peer's fault.
+    ForUs,
+    /// Records that are not there yet: it is answered without them if somebody needs the room.
+    ForRecords(Arc<Notify>),
+    /// Nothing more: it was sent away, or is about to be answered.
+    Ends,
 }
 
-impl Peer {
-    /// Waits until the connection is to be closed, because others need what it holds.
-    pub async fn evicted(&self) {
-        self.gone.notified().await;
+impl Holders {
+    fn place(&self, number: u64) -> Option<usize> {
+        self.all
+            .binary_search_by_key(&number, |one| one.number)
+            .ok()
     }
 
-    /// Closes the connection.
-    pub fn evict(&self) {
-        self.gone.notify_one();
+    /// Who can be asked to give back, and has held for so long: the oldest.
+    fn oldest(&mut self, now: Instant, grace: Duration) -> Option<&mut Holder> {
+        let able = self.all.iter_mut().filter(|one| match one.waits {
+            Waits::ForPeers | Waits::ForRecords(_) => {
+                now.saturating_duration_since(one.since) >= grace
+            }
+            Waits::ForUs | Waits::Ends => false,
+        });
+        able.min_by_key(|one| (one.since, one.number))
     }
 }
 
 /// Memory that is taken; given back when it is dropped.
 pub struct Hold {
-    room: Arc<Room>,
-    number: u64,
+    stake: Stake,
     permit: OwnedSemaphorePermit,
 }
 
-/// What the records of an answer take.
+/// Which memory it is, for who works with it and does not own it.
+#[derive(Clone)]
+pub struct Stake {
+    room: Arc<Room>,
+    number: u64,
+}
+
+/// What an answer takes.
 pub struct Purse {
     peer: Arc<Peer>,
     bytes: usize,
@@ -151,18 +175,33 @@ impl Purse {
         self.bytes += bytes;
         is_paid
     }
+
+    /// Takes what an answer of so many bytes needs beside what was taken for its records: nothing, as a rule.
+    pub async fn cover(&mut self, rooms: &Pair, bytes: usize) {
+        let missing = bytes.saturating_sub(self.bytes);
+        if missing > 0 {
+            self.pay(rooms, missing).await;
+        }
+    }
+
+    /// The answer is there, and it is the peer's turn to read it.
+    pub fn waits_for_peers(&self) {
+        (self.holds.iter()).for_each(|hold| hold.stake.waits_for_peers());
+    }
 }
 
 /// How often whoever waits looks for somebody who has held for too long.
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Room {
-    /// A room of so many bytes, which may be held for `grace` when others wait.
-    pub fn new(bytes: usize, grace: Duration) -> Arc<Self> {
+    /// A room of so many bytes, which peers may hold for `grace` when others wait. Whether what is taken is held because
+    /// of us, until something else is said of it.
+    pub fn new(bytes: usize, grace: Duration, is_ours: bool) -> Arc<Self> {
         Arc::new(Room {
             free: Arc::new(Semaphore::new(bytes)),
             bytes,
             grace,
+            is_ours,
             turn: tokio::sync::Mutex::new(()),
             holders: Mutex::default(),
         })
@@ -185,15 +224,19 @@ impl Room {
         let mut holders = self.holders.lock().expect("holders");
         let number = holders.next;
         holders.next += 1;
-        let holder = Holder {
+        holders.all.push_back(Holder {
+            number,
             since: Instant::now(),
             bytes: permit.num_permits(),
             peer: peer.clone(),
-        };
-        holders.by_age.insert(number, holder);
+            waits: match self.is_ours {
+                true => Waits::ForUs,
+                false => Waits::ForPeers,
+            },
+        });
+        let room = self.clone();
         Hold {
-            room: self.clone(),
-            number,
+            stake: Stake { room, number },
             permit,
         }
     }
@@ -214,26 +257,30 @@ impl Room {
         loop {
             select_biased! {
                 permit = acquired => return permit.expect("it is never closed"),
-                () = sleep(LOOK).fuse() => self.evict(bytes as usize),
+                () = sleep(LOOK).fuse() => self.reclaim(bytes as usize),
             }
         }
     }
 
-    /// Closes the connections that have held the longest, until so many bytes are about to be free.
-    fn evict(&self, bytes: usize) {
+    /// Asks those who have held the longest to give back, until so many bytes are free or about to be.
+    fn reclaim(&self, bytes: usize) {
+        let now = Instant::now();
         let mut holders = self.holders.lock().expect("holders");
-        let mut freed: usize = holders.evicted.values().sum();
-        while freed < bytes {
-            let Some(oldest) = holders.by_age.first_entry() else {
+        // What is not held is free, or on its way to whoever asks.
+        let held: usize = holders.all.iter().map(|one| one.bytes).sum();
+        let ends = |one: &&Holder| matches!(one.waits, Waits::Ends);
+        let ending: usize = holders.all.iter().filter(ends).map(|one| one.bytes).sum();
+        assert!(held <= self.bytes, "no more is held than there is");
+        let mut coming = self.bytes - held + ending;
+        while coming < bytes {
+            let Some(oldest) = holders.oldest(now, self.grace) else {
                 return;
             };
-            if oldest.get().since.elapsed() < self.grace {
-                return;
+            coming += oldest.bytes;
+            match std::mem::replace(&mut oldest.waits, Waits::Ends) {
+                Waits::ForRecords(enough) => enough.notify_one(),
+                _ => oldest.peer.evict(),
             }
-            let (number, oldest) = oldest.remove_entry();
-            freed += oldest.bytes;
-            oldest.peer.evict();
-            holders.evicted.insert(number, oldest.bytes);
         }
     }
 }
@@ -241,23 +288,57 @@ impl Room {
 impl Hold {
     /// Takes more, once there is more.
     pub async fn grow(&mut self, bytes: usize) {
-        let more = self.room.permit(bytes).await;
+        let more = self.stake.room.permit(bytes).await;
         self.permit.merge(more);
-        self.tell();
+        let bytes = self.permit.num_permits();
+        self.stake.change(|holder| holder.bytes = bytes);
     }
 
-    fn tell(&self) {
-        let mut holders = self.room.holders.lock().expect("holders");
-        if let Some(holder) = holders.by_age.get_mut(&self.number) {
-            holder.bytes = self.permit.num_permits();
-        }
+    /// Which memory it is.
+    pub fn stake(&self) -> &Stake {
+        &self.stake
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        let mut holders = self.stake.room.holders.lock().expect("holders");
+        let place = holders.place(self.stake.number);
+        holders.all.remove(place.expect("it is there until now"));
+    }
+}
+
+impl Stake {
+    /// From now on it is held because of us: the peer can do nothing about it.
+    pub fn waits_for_us(&self) {
+        self.wait(Waits::ForUs);
+    }
+
+    /// From now on it is held because of the peer, or of others like it.
+    pub fn waits_for_peers(&self) {
+        self.wait(Waits::ForPeers);
+    }
+
+    /// From now on it is held until there are records. What is returned tells that others need the room.
+    pub fn waits_for_records(&self) -> Arc<Notify> {
+        let enough = Arc::new(Notify::new());
+        self.wait(Waits::ForRecords(enough.clone()));
+        enough
+    }
+
+    fn wait(&self, waits: Waits) {
+        self.change(|holder| {
+            // Who was sent away does not stay.
+            if !holder.peer.is_gone() {
+                (holder.waits, holder.since) = (waits, Instant::now());
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Holder)) {
         let mut holders = self.room.holders.lock().expect("holders");
-        holders.by_age.remove(&self.number);
-        holders.evicted.remove(&self.number);
+        if let Some(place) = holders.place(self.number) {
+            change(&mut holders.all[place]);
+        }
     }
 }

@@ -8,19 +8,25 @@
 use super::{
     broker::{data, Broker, Later},
     door::{Door, Guest},
+    peer::Peer,
     rarely::Rarely,
-    room::{Hold, Peer, Purse, SMALL_BYTES},
+    room::{Hold, Purse, Stake, SMALL_BYTES},
 };
 use crate::{
     host::{Connection, Listener},
     wire::{
         self,
-        frame::{self, decode_request, encode_response, garbage, Head, FRAME_BYTES_MAX},
-        oversize::Oversized,
+        frame::{self, encode_response, garbage, Head, Walked, FRAME_BYTES_MAX},
+        oversize::{self, Oversized},
+        Api,
     },
 };
 use bytes::{Buf, Bytes, BytesMut};
-use futures::{select_biased, FutureExt};
+use futures::{
+    select_biased,
+    stream::{AbortRegistration, Abortable},
+    FutureExt,
+};
 use kafka_protocol::{
     error::ResponseError,
     messages::{
@@ -30,11 +36,10 @@ use kafka_protocol::{
     },
     protocol::Encodable,
 };
-use std::{collections::BTreeSet, future::Future, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     sync::mpsc,
-    time::timeout,
 };
 
 /// Requests of one connection that may wait for their response.
@@ -59,15 +64,22 @@ struct Warnings {
 
 /// Accepts connections until that fails.
 pub async fn serve(broker: Arc<Broker>, listener: Box<dyn Listener>) -> io::Error {
-    let (door, warnings) = (
-        Door::new(broker.config.connections_max),
-        Arc::new(Warnings::default()),
-    );
+    let door = Door::new(broker.config.connections_max);
+    let (keep, accept) = (door.keep().fuse(), accept(broker, listener, &door).fuse());
+    futures::pin_mut!(keep, accept);
+    select_biased! {
+        never = keep => match never {},
+        error = accept => error,
+    }
+}
+
+async fn accept(broker: Arc<Broker>, listener: Box<dyn Listener>, door: &Arc<Door>) -> io::Error {
+    let warnings = Arc::new(Warnings::default());
     loop {
         match listener.accept().await {
             Err(error) => return error,
             Ok((connection, peer)) => {
-                let Some(guest) = door.enter() else {
+                let Some((guest, departure)) = door.enter() else {
                     if let Some(unsaid) = warnings.turned_away.say() {
                         let places = broker.config.connections_max;
                         tracing::warn!(name: "peer.turned-away", peer, places, unsaid, "too many connections");
@@ -76,7 +88,7 @@ pub async fn serve(broker: Arc<Broker>, listener: Box<dyn Listener>) -> io::Erro
                 };
                 let warnings = warnings.clone();
                 // Boxed: it is large, and whoever spawns a task moves it around.
-                let conversation = converse(broker.clone(), connection, guest).boxed();
+                let conversation = entertain(broker.clone(), connection, guest, departure).boxed();
                 tokio::spawn(async move {
                     if let Err(error) = conversation.await {
                         warnings.tell(&peer, &error);
@@ -117,31 +129,37 @@ struct Answer {
     purse: Option<Purse>,
 }
 
-async fn converse(
+/// Converses with a guest until one of the two has enough, or it has to go.
+async fn entertain(
     broker: Arc<Broker>,
     connection: Box<dyn Connection>,
     guest: Guest,
+    departure: AbortRegistration,
 ) -> io::Result<()> {
-    let peer = guest.peer().clone();
+    let peer = guest.peer();
+    let conversation = Abortable::new(converse(broker, connection, peer), departure).await;
+    conversation.unwrap_or_else(|_| Err(peer.farewell()))
+}
+
+async fn converse(
+    broker: Arc<Broker>,
+    connection: Box<dyn Connection>,
+    peer: &Arc<Peer>,
+) -> io::Result<()> {
     let (mut reader, mut writer) = tokio::io::split(connection);
     let (sender, mut receiver) = mpsc::channel::<(Response, Hold)>(IN_FLIGHT_MAX);
     let read = async {
-        while let Some(arrived) = arrive(&broker, &mut reader, &peer).await? {
-            let (response, working) = match arrived {
+        while let Some(arrived) = arrive(&broker, &mut reader, peer).await? {
+            let begun = match arrived {
                 Arrived::Whole(request, arriving) => {
-                    let elements = frame::elements_of(&request)?;
-                    let weight = REQUEST_BYTES + request.len() + elements * ELEMENT_BYTES;
-                    let working = broker.rooms.working.of(weight).take(weight, &peer).await;
-                    drop(arriving);
-                    (begin(&broker, request, &peer, weight).await?, working)
+                    begin(&broker, request, arriving, peer).await?
                 }
-                Arrived::TooLarge(request) => {
-                    let room = broker.rooms.working.of(REQUEST_BYTES);
-                    (refuse(request), room.take(REQUEST_BYTES, &peer).await)
+                Arrived::TooLarge(request, arriving) => {
+                    refuse(&broker, request, arriving, peer).await
                 }
             };
-            guest.heard();
-            if sender.send((response, working)).await.is_err() {
+            peer.is_heard();
+            if sender.send(begun).await.is_err() {
                 break;
             }
         }
@@ -154,53 +172,64 @@ async fn converse(
             let Some(answer) = response.await? else {
                 continue;
             };
-            let leaving = match answer.purse {
-                Some(purse) => Leaving::Counted(purse),
-                None => {
-                    let room = broker.rooms.leaving.of(answer.bytes.len());
-                    Leaving::Held(room.take(answer.bytes.len(), &peer).await)
-                }
-            };
+            let mut leaving = answer.purse.unwrap_or_else(|| Purse::of(peer));
+            leaving
+                .cover(&broker.rooms.leaving, answer.bytes.len())
+                .await;
+            leaving.waits_for_peers();
             drop(working);
-            leave(&mut writer, answer.bytes, broker.config.request_timeout).await?;
+            leave(
+                &mut writer,
+                answer.bytes,
+                broker.config.request_timeout,
+                peer,
+            )
+            .await?;
             drop(leaving);
         }
         Ok::<_, io::Error>(())
     };
-    let (read, write, evicted) = (read.fuse(), write.fuse(), peer.evicted().fuse());
-    futures::pin_mut!(read, write, evicted);
-    loop {
-        select_biased! {
-            () = evicted => return Err(io::ErrorKind::QuotaExceeded.into()),
-            read = read => read?,
-            written = write => return written,
+    let (read, write) = (read.fuse(), write.fuse());
+    futures::pin_mut!(read, write);
+    select_biased! {
+        read = read => {
+            read?;
+            write.await
         }
+        written = write => written,
     }
 }
 
 /// Refuses what was too large to be read.
-fn refuse(request: Oversized) -> Response {
+async fn refuse(
+    broker: &Broker,
+    request: Oversized,
+    arriving: Hold,
+    peer: &Arc<Peer>,
+) -> (Response, Hold) {
     let (head, acks) = (request.head, request.acks);
     tracing::info!(name: "peer.too-large", "a request to produce was larger than a frame may be");
-    match acks {
+    let partitions: usize = request
+        .topics
+        .iter()
+        .map(|(_, indexes)| indexes.len())
+        .sum();
+    let weight = REQUEST_BYTES + partitions * ELEMENT_BYTES;
+    let working = broker.rooms.working.of(weight).take(weight, peer).await;
+    drop(arriving);
+    let response = match acks {
         0 => futures::future::ready(Ok(None)).boxed(),
         _ => ready(ApiKey::Produce, head, data::too_large(request)),
-    }
-}
-
-/// What an answer takes until it is read.
-#[expect(dead_code, reason = "held, and given back")]
-enum Leaving {
-    Counted(Purse),
-    Held(Hold),
+    };
+    (response, working)
 }
 
 /// A request, as it has come.
 enum Arrived {
     /// All of it, and what it takes.
     Whole(Bytes, Option<Hold>),
-    /// It was too large, and is gone.
-    TooLarge(Oversized),
+    /// It was too large, and is gone; what is left of it takes this.
+    TooLarge(Oversized, Hold),
 }
 
 /// Reads a request, with what it takes meanwhile. Nothing at the end of the stream.
@@ -210,29 +239,53 @@ async fn arrive(
     peer: &Arc<Peer>,
 ) -> io::Result<Option<Arrived>> {
     let config = &broker.config;
-    let Some(bytes) = within(config.connection_idle, frame::read_length(reader)).await? else {
+    peer.says_within(Some(config.connection_idle));
+    let Some(bytes) = frame::read_length(reader).await? else {
+        peer.says_within(None);
         return Ok(None);
     };
-    if bytes > FRAME_BYTES_MAX {
-        // Boxed: hardly any connection needs the room for it.
-        let gone = Box::pin(frame::read_oversized(reader, bytes));
-        let gone = within(config.connection_idle, gone).await?;
-        return Ok(Some(Arrived::TooLarge(gone)));
-    }
-    let rest = async {
-        let mut frame = BytesMut::with_capacity(bytes.min(UNASKED_BYTES));
-        frame::read_until(reader, &mut frame, bytes.min(UNASKED_BYTES)).await?;
-        if bytes <= UNASKED_BYTES {
-            return Ok(Arrived::Whole(frame.freeze(), None));
-        }
-        let room = broker.rooms.arriving.of(bytes);
-        if bytes > SMALL_BYTES {
-            // All of it at once: two halves of large ones would wait for each other.
-            let hold = room.take(bytes, peer).await;
-            frame.reserve(bytes - frame.len());
+    peer.says_within(Some(config.request_timeout.min(config.connection_idle)));
+    let arrived = match bytes {
+        ..=UNASKED_BYTES => {
+            let mut frame = BytesMut::with_capacity(bytes);
             frame::read_until(reader, &mut frame, bytes).await?;
-            return Ok(Arrived::Whole(frame.freeze(), Some(hold)));
+            Arrived::Whole(frame.freeze(), None)
         }
+        // Boxed: hardly any request needs the room for it.
+        _ => {
+            arrive_at_length(broker, reader, bytes, peer)
+                .boxed()
+                .await?
+        }
+    };
+    peer.says_within(None);
+    Ok(Some(arrived))
+}
+
+/// Reads a request for which memory is asked.
+async fn arrive_at_length(
+    broker: &Broker,
+    reader: &mut (impl AsyncRead + Unpin + Send),
+    bytes: usize,
+    peer: &Arc<Peer>,
+) -> io::Result<Arrived> {
+    if bytes > FRAME_BYTES_MAX {
+        let most = oversize::KEPT_BYTES_MAX;
+        let hold = broker.rooms.arriving.of(most).take(most, peer).await;
+        let gone = frame::read_oversized(reader, bytes).await?;
+        hold.stake().waits_for_us();
+        return Ok(Arrived::TooLarge(gone, hold));
+    }
+    let mut frame = BytesMut::with_capacity(UNASKED_BYTES);
+    frame::read_until(reader, &mut frame, UNASKED_BYTES).await?;
+    let room = broker.rooms.arriving.of(bytes);
+    let hold = if bytes > SMALL_BYTES {
+        // All of it at once: two halves of large ones would wait for each other.
+        let hold = room.take(bytes, peer).await;
+        frame.reserve(bytes - frame.len());
+        frame::read_until(reader, &mut frame, bytes).await?;
+        hold
+    } else {
         let mut hold = room.take(UNASKED_BYTES, peer).await;
         while frame.len() < bytes {
             let more = (bytes - frame.len()).min(STEP_BYTES);
@@ -240,11 +293,10 @@ async fn arrive(
             let until = frame.len() + more;
             frame::read_until(reader, &mut frame, until).await?;
         }
-        Ok::<_, io::Error>(Arrived::Whole(frame.freeze(), Some(hold)))
+        hold
     };
-    within(config.request_timeout.min(config.connection_idle), rest)
-        .await
-        .map(Some)
+    hold.stake().waits_for_us();
+    Ok(Arrived::Whole(frame.freeze(), Some(hold)))
 }
 
 /// Writes an answer, as long as somebody reads it.
@@ -252,57 +304,79 @@ async fn leave(
     writer: &mut (impl AsyncWrite + Unpin),
     mut bytes: Bytes,
     patience: Duration,
+    peer: &Peer,
 ) -> io::Result<()> {
     while bytes.has_remaining() {
-        match within(patience, writer.write(&bytes)).await? {
+        peer.takes_within(Some(patience));
+        match writer.write(&bytes).await? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             written => bytes.advance(written),
         }
     }
+    peer.takes_within(None);
     Ok(())
 }
 
-async fn within<T>(time: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let done = timeout(time, work).await;
-    done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-/// Begins a request, which weighs so much with what it is answered about each of its elements. What has to happen in
-/// order has happened when it returns.
+/// Begins a request, with what it takes until it is answered: what has to happen in order has happened when it returns.
 async fn begin(
     broker: &Arc<Broker>,
     request: Bytes,
+    arriving: Option<Hold>,
     peer: &Arc<Peer>,
-    weight: usize,
-) -> io::Result<Response> {
+) -> io::Result<(Response, Hold)> {
     let head = frame::peek_head(&request)?;
     let Some(api) = wire::api_of(head.key) else {
         return Err(garbage(format!("request {} is not served", head.key)));
     };
-    let version = head.version;
-    if !(api.version_min..=api.version_max).contains(&version) {
-        if api.key == ApiKey::ApiVersions {
+    let bytes = request.len();
+    let request = match (api.version_min..=api.version_max).contains(&head.version) {
+        true => Some(frame::walk(request, api, head.version)?),
+        false => None,
+    };
+    let elements = request.as_ref().map_or(0, Walked::elements);
+    let weight = REQUEST_BYTES + bytes + elements * ELEMENT_BYTES;
+    let working = broker.rooms.working.of(weight).take(weight, peer).await;
+    drop(arriving);
+    let response = match request {
+        Some(request) => {
+            answered(broker, api, head, request, weight, working.stake(), peer).await?
+        }
+        None if api.key == ApiKey::ApiVersions => {
             // A client that is newer than we are learns what we know, in the oldest format.
             let answer = broker.api_versions(ResponseError::UnsupportedVersion.code());
-            return Ok(ready(api.key, Head { version: 0, ..head }, answer));
+            ready(api.key, Head { version: 0, ..head }, answer)
         }
-        return Err(garbage(format!(
-            "{:?} version {version} is not served",
-            api.key
-        )));
-    }
+        None => {
+            let (key, version) = (api.key, head.version);
+            return Err(garbage(format!("{key:?} version {version} is not served")));
+        }
+    };
+    Ok((response, working))
+}
+
+/// Answers a request, which weighs so much with what it is answered about each of its elements.
+async fn answered(
+    broker: &Arc<Broker>,
+    api: Api,
+    head: Head,
+    request: Walked,
+    weight: usize,
+    working: &Stake,
+    peer: &Arc<Peer>,
+) -> io::Result<Response> {
+    let version = head.version;
     // What may wait, or must not delay what comes after it, is answered later.
     macro_rules! answer {
         (now $request:ident => $answer:expr) => {{
-            let $request = decode_request(&request, version)?;
+            let $request = request.decode()?;
             ready(api.key, head, $answer)
         }};
         (later $request:ident => $answer:expr) => {{
-            let $request = decode_request(&request, version)?;
+            let $request = request.decode()?;
             later(api.key, head, $answer)
         }};
         (soon $request:ident, $broker:ident => $answer:expr) => {{
-            let $request = decode_request(&request, version)?;
+            let $request = request.decode()?;
             let $broker = broker.clone();
             later(api.key, head, async move { $answer.await }.boxed())
         }};
@@ -319,11 +393,11 @@ async fn begin(
     }
     let response = match api.key {
         ApiKey::ApiVersions => {
-            decode_request::<ApiVersionsRequest>(&request, version)?;
+            request.decode::<ApiVersionsRequest>()?;
             ready(api.key, head, broker.api_versions(0))
         }
         ApiKey::Produce => {
-            let request = decode_request::<ProduceRequest>(&request, version)?;
+            let request = request.decode::<ProduceRequest>()?;
             let wants_answer = request.acks != 0;
             let response = broker.produce(request, version).await;
             match wants_answer {
@@ -336,7 +410,7 @@ async fn begin(
             }
         }
         ApiKey::Fetch => {
-            let fetched = broker.fetch(decode_request(&request, version)?, version, peer);
+            let fetched = broker.fetch(request.decode()?, version, working, peer);
             counted_later(ApiKey::Fetch, head, fetched)
         }
         ApiKey::ListOffsets => answer!(soon asked, broker => broker.list_offsets(asked, version)),
@@ -345,12 +419,12 @@ async fn begin(
         }
         ApiKey::DeleteRecords => answer!(soon asked, broker => broker.delete_records(asked)),
         ApiKey::DescribeLogDirs => {
-            let asked = decode_request(&request, version)?;
+            let asked = request.decode()?;
             answer!(weighed asked, broker, broker.weigh_log_dirs(&asked).await
                 => broker.describe_log_dirs(asked))
         }
         ApiKey::Metadata => {
-            let mut asked: MetadataRequest = decode_request(&request, version)?;
+            let mut asked: MetadataRequest = request.decode()?;
             once(asked.topics.iter_mut(), |topic| {
                 (topic.topic_id, topic.name.clone())
             });
@@ -364,7 +438,7 @@ async fn begin(
         }
         ApiKey::DescribeCluster => answer!(soon asked, broker => broker.describe_cluster(asked)),
         ApiKey::DescribeConfigs => {
-            let mut asked: DescribeConfigsRequest = decode_request(&request, version)?;
+            let mut asked: DescribeConfigsRequest = request.decode()?;
             once([&mut asked.resources], |one| {
                 (one.resource_type, one.resource_name.clone())
             });
@@ -387,31 +461,30 @@ async fn begin(
             answer!(soon asked, broker => broker.commit_offsets_in_transaction(asked, version))
         }
         ApiKey::JoinGroup => {
-            let client = frame::client_of(&request);
-            let asked = decode_request(&request, version)?;
-            counted_later(
-                api.key,
-                head,
-                broker.join_group(asked, version, client, peer),
-            )
+            working.waits_for_peers();
+            let joined = broker.join_group(request.decode()?, version, request.client(), peer);
+            counted_later(api.key, head, joined)
         }
-        ApiKey::SyncGroup => answer!(later asked => broker.sync_group(asked)),
+        ApiKey::SyncGroup => {
+            working.waits_for_peers();
+            answer!(later asked => broker.sync_group(asked))
+        }
         ApiKey::Heartbeat => answer!(soon asked, broker => broker.heartbeat(asked)),
         ApiKey::LeaveGroup => answer!(soon asked, broker => broker.leave_group(asked, version)),
         ApiKey::OffsetCommit => answer!(soon asked, broker => broker.commit_offsets(asked)),
         ApiKey::OffsetFetch => {
-            let mut asked: OffsetFetchRequest = decode_request(&request, version)?;
+            let mut asked: OffsetFetchRequest = request.decode()?;
             positions_once(&mut asked);
             answer!(weighed asked, broker, broker.weigh_positions(&asked).await
                 => broker.fetch_offsets(asked, version))
         }
         ApiKey::ListGroups => {
-            let asked = decode_request(&request, version)?;
+            let asked = request.decode()?;
             answer!(weighed asked, broker, broker.weigh_all_groups().await
                 => broker.list_groups(asked))
         }
         ApiKey::DescribeGroups => {
-            let mut asked: DescribeGroupsRequest = decode_request(&request, version)?;
+            let mut asked: DescribeGroupsRequest = request.decode()?;
             once([&mut asked.groups], Clone::clone);
             answer!(weighed asked, broker, broker.weigh_groups(&asked).await
                 => broker.describe_groups(asked))
@@ -419,18 +492,18 @@ async fn begin(
         ApiKey::OffsetDelete => answer!(soon asked, broker => broker.delete_offsets(asked)),
         ApiKey::DeleteGroups => answer!(soon asked, broker => broker.delete_groups(asked)),
         ApiKey::DescribeTransactions => {
-            let mut asked: DescribeTransactionsRequest = decode_request(&request, version)?;
+            let mut asked: DescribeTransactionsRequest = request.decode()?;
             once([&mut asked.transactional_ids], Clone::clone);
             answer!(weighed asked, broker, broker.weigh_transactions(&asked).await
                 => broker.describe_transactions(asked))
         }
         ApiKey::ListTransactions => {
-            let asked = decode_request(&request, version)?;
+            let asked = request.decode()?;
             answer!(weighed asked, broker, broker.weigh_all_transactions().await
                 => broker.list_transactions(asked))
         }
         ApiKey::DescribeProducers => {
-            let mut asked: DescribeProducersRequest = decode_request(&request, version)?;
+            let mut asked: DescribeProducersRequest = request.decode()?;
             once([&mut asked.topics], |topic| topic.name.clone());
             let indexes = asked.topics.iter_mut();
             once(indexes.map(|topic| &mut topic.partition_indexes), |index| {

@@ -3,7 +3,7 @@
 use super::{
     guarded::Guarded,
     oversize::{self, Oversized, OVERSIZE_BYTES_MAX},
-    skeleton,
+    skeleton, Api,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
@@ -140,34 +140,50 @@ pub fn peek_head(frame: &[u8]) -> io::Result<Head> {
     })
 }
 
-/// The client id in the header of a request, for people; empty if there is none.
-pub fn client_of(frame: &[u8]) -> String {
-    let len = frame
-        .get(8..10)
-        .map_or(0, |len| i16::from_be_bytes([len[0], len[1]]));
-    let id = frame.get(10..10 + len.max(0) as usize).unwrap_or_default();
-    String::from_utf8_lossy(id).into_owned()
+/// A request that is served, and claims no more than it holds: it was walked over.
+pub struct Walked {
+    frame: Bytes,
+    version: i16,
+    elements: usize,
 }
 
-/// How many elements a request has, in all its arrays together: what it takes once it is decoded. None if it is not
-/// served.
-pub fn elements_of(frame: &[u8]) -> io::Result<usize> {
-    let head = peek_head(frame)?;
-    let api = super::api_of(head.key);
-    match api.filter(|api| (api.version_min..=api.version_max).contains(&head.version)) {
-        Some(api) => skeleton::check(api, head.version, frame).map_err(garbage),
-        None => Ok(0),
+/// Walks over a request of this kind and version.
+pub fn walk(frame: Bytes, api: Api, version: i16) -> io::Result<Walked> {
+    let elements = skeleton::check(api, version, &frame).map_err(garbage)?;
+    Ok(Walked {
+        frame,
+        version,
+        elements,
+    })
+}
+
+impl Walked {
+    /// How many elements it has, in all its arrays together: what it takes once it is decoded.
+    pub fn elements(&self) -> usize {
+        self.elements
+    }
+
+    /// The client id in its header, for people; empty if there is none.
+    pub fn client(&self) -> String {
+        let len = self.frame.get(8..10);
+        let len = len.map_or(0, |len| i16::from_be_bytes([len[0], len[1]]));
+        let id = self.frame.get(10..10 + len.max(0) as usize);
+        String::from_utf8_lossy(id.unwrap_or_default()).into_owned()
+    }
+
+    /// Its message.
+    pub fn decode<M: Decodable + HeaderVersion>(&self) -> io::Result<M> {
+        let mut rest = self.frame.clone();
+        RequestHeader::decode(&mut rest, M::header_version(self.version)).map_err(garbage)?;
+        M::decode(&mut rest, self.version).map_err(garbage)
     }
 }
 
-/// The message of a request whose head was looked at.
-pub fn decode_request<M: Decodable + HeaderVersion>(frame: &Bytes, version: i16) -> io::Result<M> {
-    let api = super::api_of(peek_head(frame)?.key);
-    let api = api.ok_or_else(|| garbage("a request that is not served"))?;
-    skeleton::check(api, version, frame).map_err(garbage)?;
-    let mut rest = frame.clone();
-    RequestHeader::decode(&mut rest, M::header_version(version)).map_err(garbage)?;
-    M::decode(&mut rest, version).map_err(garbage)
+/// The message of a request of kind `R`.
+#[cfg(test)]
+pub(super) fn decode_request<R: Request>(frame: &Bytes, version: i16) -> io::Result<R> {
+    let api = super::api_of(R::KEY).expect("it is served");
+    walk(frame.clone(), api, version)?.decode()
 }
 
 /// A response to `R`: its correlation id, and its message.

@@ -20,6 +20,9 @@ const PARTITIONS_MAX: usize = 10_000;
 const NAMES_BYTES_MAX: usize = 1 << 20;
 const NAME_OVERHEAD: usize = 64;
 
+/// What may be kept of one, in bytes.
+pub const KEPT_BYTES_MAX: usize = NAMES_BYTES_MAX + 4 * PARTITIONS_MAX;
+
 /// What is left of a Produce request that was too large.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Oversized {

@@ -5,7 +5,8 @@ use crate::{
     ids::{Offset, PartitionId},
     log::{
         partition::{AppendError, Appended, Isolation, Partition, Portion, Reading},
-        room::{Peer, Purse},
+        peer::Peer,
+        room::{Purse, Stake},
         transactions::TransactionVersion,
         LogError, TopicPartition,
     },
@@ -168,14 +169,15 @@ impl Broker {
         }
     }
 
-    /// Reads, waiting for at least a byte if nothing is there yet.
+    /// Reads, waiting for at least a byte if nothing is there yet, and nobody else needs what it takes.
     pub fn fetch(
         self: &Arc<Self>,
         mut request: FetchRequest,
         version: i16,
+        working: &Stake,
         peer: &Arc<Peer>,
     ) -> Later<(FetchResponse, Purse)> {
-        let (broker, mut purse) = (self.clone(), Purse::of(peer));
+        let (broker, working, mut purse) = (self.clone(), working.clone(), Purse::of(peer));
         name_each_once(&mut request.topics);
         async move {
             let response = FetchResponse::default();
@@ -188,10 +190,13 @@ impl Broker {
                 return (response.with_responses(topics), purse);
             }
             let wait = Duration::from_millis(request.max_wait_ms.clamp(0, 60_000) as u64);
+            let enough = working.waits_for_records();
             select_biased! {
                 () = broker.wait_readable(&request, version).fuse() => {}
+                () = enough.notified().fuse() => {}
                 () = tokio::time::sleep(wait).fuse() => {}
             }
+            working.waits_for_us();
             let (topics, _) = broker.fetch_once(&request, version, &mut purse).await;
             (response.with_responses(topics), purse)
         }
