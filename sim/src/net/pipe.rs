@@ -174,9 +174,9 @@ impl Pipe {
         }
     }
 
-    /// A reset has arrived, or will without anything before it.
+    /// A reset has arrived. What came before it may still be unread: it can be read, but nothing can be written any more.
     pub fn reset_has_arrived(&self, now: Duration) -> bool {
-        matches!(self.queue.front(), Some((at, Segment::Reset)) if *at <= now)
+        matches!(self.queue.back(), Some((at, Segment::Reset)) if *at <= now)
     }
 
     /// Nobody reads here any more; a writer that waits for room goes on, into the void.
