@@ -276,6 +276,7 @@ pub struct Ledger {
     pub(crate) seen: BTreeMap<String, Vec<Sighting>>,
     found: Vec<Anomaly>,
     elsewhere: u64,
+    explained: BTreeSet<Kind>,
 }
 
 impl Ledger {
@@ -289,7 +290,13 @@ impl Ledger {
             seen: BTreeMap::new(),
             found: Vec::new(),
             elsewhere: 0,
+            explained: BTreeSet::new(),
         }
+    }
+
+    /// What it is called.
+    pub fn claim(&self) -> &str {
+        &self.claim
     }
 
     /// This must be seen.
@@ -329,6 +336,17 @@ impl Ledger {
     /// The reader itself has compared so many facts, and said with [`Ledger::found`] what is wrong.
     pub fn compared_here(&mut self, count: u64) {
         self.elsewhere += count;
+    }
+
+    /// What was damaged at rest, and named, explains anomalies of these kinds. They break no claim if the program
+    /// goes on without what is damaged.
+    pub fn explain(&mut self, kinds: impl IntoIterator<Item = Kind>) {
+        self.explained.extend(kinds);
+    }
+
+    /// Whether named damage explains such an anomaly of this claim.
+    pub(crate) fn is_explained(&self, anomaly: &Anomaly) -> bool {
+        self.explained.contains(&anomaly.kind)
     }
 
     /// How many facts were compared.

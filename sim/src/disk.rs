@@ -106,9 +106,9 @@ impl Disks {
         }))
     }
 
-    /// Damages what is at rest, if there is anything that fits.
-    pub(crate) fn decay(&self, node: NodeIndex, what: &What, now: Duration) -> Option<Wound> {
-        self.with(node, |volume| volume.decay(what, now))
+    /// Damages what is at rest, if there is anything that fits. The node's process has run for `ran`.
+    pub(crate) fn decay(&self, node: NodeIndex, what: &What, ran: Duration) -> Option<Wound> {
+        self.with(node, |volume| volume.decay(what, ran))
     }
 
     pub(crate) fn power_loss(&self, node: NodeIndex) -> Damage {
@@ -230,7 +230,7 @@ impl Disk {
     fn on_volume<T>(&self, body: impl FnOnce(&mut Volume) -> io::Result<T>) -> io::Result<T> {
         let result = self.host.disks.with(self.host.id.node, |volume| {
             if let Some(past) = &mut volume.past {
-                past.now = self.host.nodes.now();
+                past.now = self.host.nodes.has_run(self.host.id.node);
             }
             body(volume)
         });

@@ -167,4 +167,4 @@ pub use seed::Seed;
 pub use shrink::{shrink, Shrunk};
 pub use trace::Digest;
 pub use witness::Said;
-pub use world::{DamagedFile, Named, World};
+pub use world::{DamagedFile, Named, Then, World};

@@ -104,6 +104,10 @@ struct Node {
     name: Arc<str>,
     incarnation: u64,
     state: State,
+    /// For how long its incarnations before this one ran, together.
+    ran: Duration,
+    /// When this one began.
+    began: Duration,
     steps: u64,
     /// Faults that wait for a step, the last one first.
     at_step: Vec<(u64, What)>,
@@ -172,6 +176,8 @@ impl Nodes {
             name,
             incarnation: 0,
             state: State::Up,
+            ran: Duration::ZERO,
+            began: Duration::ZERO,
             steps: 0,
             at_step: Vec::new(),
             at_event: Vec::new(),
@@ -215,11 +221,24 @@ impl Nodes {
         node.state == State::Up && node.incarnation == host.incarnation
     }
 
+    /// For how long its process has run, all incarnations together.
+    pub(crate) fn has_run(&self, node: NodeIndex) -> Duration {
+        let inner = self.inner.lock().expect("nodes");
+        let node = &inner.nodes[node as usize];
+        match node.state {
+            State::Up => node.ran + (self.now() - node.began),
+            State::Down | State::Off => node.ran,
+        }
+    }
+
     /// Ends the incarnation that runs, if one does.
     pub(crate) fn stop(&self, node: NodeIndex, state: State) -> bool {
         let mut inner = self.inner.lock().expect("nodes");
         let node = &mut inner.nodes[node as usize];
         let was_up = node.state == State::Up;
+        if was_up {
+            node.ran += self.now() - node.began;
+        }
         node.state = state;
         was_up
     }
@@ -230,6 +249,7 @@ impl Nodes {
         let node = &mut inner.nodes[node as usize];
         assert_ne!(node.state, State::Up, "{} runs already", node.name);
         node.state = State::Up;
+        node.began = self.now();
         node.incarnation += 1;
     }
 

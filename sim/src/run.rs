@@ -9,7 +9,7 @@ use crate::{
     node::Nodes,
     plan::{Params, Plan, PlanError, Shape},
     trace::{self, Digest},
-    world::Named,
+    world::{Named, Then},
     Seed, World,
 };
 use async_trait::async_trait;
@@ -18,7 +18,7 @@ use proptest::strategy::{BoxedStrategy, Just, Strategy};
 use serde::{Deserialize, Serialize};
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     hash::RandomState,
     sync::{mpsc, Arc, Once},
     time::Duration,
@@ -238,8 +238,11 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
     let mut anomalies: Vec<Anomaly> = Vec::new();
     let mut shown = BTreeMap::new();
     let mut compared = 0;
+    // Nothing explains that nobody goes on, or a panic.
+    let mut explained = stuck.is_none();
     for ledger in &findings.ledgers {
         let (broken, allowed) = ledger.check();
+        explained &= broken.iter().all(|found| ledger.is_explained(found));
         anomalies.extend(broken);
         for (kind, count) in allowed {
             *shown
@@ -252,7 +255,27 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
     if let Some(first) = anomalies.first_mut() {
         first.why.extend(findings.why);
     }
-    let verdict = if damage.explains(&anomalies) {
+    if !anomalies.is_empty() && !damage.named.is_empty() {
+        use std::io::Write;
+        let mut f = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open("/tmp/dmg-xx.log")
+            .unwrap();
+        for a in &anomalies {
+            let _ = writeln!(
+                f,
+                "XX {} {:?} {} {:?} | {} | {}",
+                plan.seed,
+                damage.named.iter().map(|n| &n.what).collect::<Vec<_>>(),
+                damage.all,
+                a.kind,
+                a.claim,
+                a.what.replace('\n', " ")
+            );
+        }
+    }
+    let verdict = if damage.is_detected(&anomalies, explained) {
         Verdict::Detected(damage.named.into_iter().map(|named| named.what).collect())
     } else if !anomalies.is_empty() {
         Verdict::Broken(anomalies)
@@ -282,33 +305,30 @@ fn run_here(workload: &dyn Workload, plan: &Plan, limits: &Limits) -> Report {
     }
 }
 
-/// What was damaged at rest, and what of it was named.
+/// What was named of what was damaged at rest.
 #[derive(Debug, Default)]
 struct DamageTold {
-    /// The nodes on whose disks something was damaged.
-    nodes: BTreeSet<String>,
     named: Vec<Named>,
+    /// Each file that was damaged was named.
+    all: bool,
 }
 
 impl DamageTold {
     fn of(world: &World) -> Self {
         DamageTold {
-            nodes: (world.damaged().into_iter())
-                .map(|file| file.node)
-                .collect(),
             named: world.named(),
+            all: world.has_named_all(),
         }
     }
 
     /// Whether a run ends as detected. Who refuses is not judged to the end, so what was overheard of it was
-    /// there before, in silence. Who goes on without what is damaged, and says so, may lack it.
-    fn explains(&self, anomalies: &[Anomaly]) -> bool {
-        let named = |node: &String| self.named.iter().any(|named| named.node == *node);
-        if self.named.iter().any(|named| named.refused) {
+    /// there before, in silence. Who goes on without what is damaged, and says so, may lack it, and nothing else:
+    /// `explained` are the anomalies if the damage accounts for each of them.
+    fn is_detected(&self, anomalies: &[Anomaly], explained: bool) -> bool {
+        if self.named.iter().any(|named| named.then == Then::Refuses) {
             return anomalies.is_empty();
         }
-        let panicked = anomalies.iter().any(|found| found.kind == Kind::Panicked);
-        !anomalies.is_empty() && !panicked && !self.nodes.is_empty() && self.nodes.iter().all(named)
+        !self.named.is_empty() && self.all && explained && !anomalies.is_empty()
     }
 }
 

@@ -43,15 +43,43 @@ struct DamageAtRest {
     named: Vec<Named>,
 }
 
-/// What the program under test says of a disk on which something was damaged at rest.
+/// What the program under test says of something that was damaged at rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
     /// On whose disk.
     pub node: String,
-    /// Which file, at which place, and what is wrong with it: a line for people.
+    /// Which file; if that one is missing, it may be any in the folder of what is missed.
+    pub path: String,
+    /// What becomes of it.
+    pub then: Then,
+    /// At which place, and what is wrong with it: a line for people.
     pub what: String,
-    /// Nobody gets anything of it: the program has ended. Otherwise it goes on without what is damaged.
-    pub refused: bool,
+}
+
+/// What the program under test does about damage that it has named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It ends: nobody gets anything of it.
+    Refuses,
+    /// It goes on without what the file holds from this byte on.
+    CutsOff(u64),
+}
+
+impl Named {
+    /// Whether it is this damage that is named. A file whose neighbour is missing is as good as that one: which files
+    /// there should be is what a folder is read for.
+    fn is_of(&self, file: &DamagedFile) -> bool {
+        let is_there = match self.then {
+            Then::Refuses => {
+                let folder =
+                    |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+                let (named, damaged) = (folder(&self.path), folder(&file.path));
+                self.path == file.path || (named.is_some() && named == damaged)
+            }
+            Then::CutsOff(from) => self.path == file.path && from <= file.position,
+        };
+        self.node == file.node && is_there
+    }
 }
 
 /// A file that was damaged at rest.
@@ -175,13 +203,15 @@ impl World {
         self.damage.lock().expect("damage").files.clone()
     }
 
-    /// The program under test has named damage. It counts only if there is some on that disk, and each line once.
-    pub fn name_damage(&self, named: Named) {
+    /// The program under test has named damage. It counts, and is kept once, only if that file of that disk is damaged:
+    /// whether it is.
+    pub fn name_damage(&self, named: Named) -> bool {
         let mut damage = self.damage.lock().expect("damage");
-        let is_damaged = damage.files.iter().any(|file| file.node == named.node);
+        let is_damaged = damage.files.iter().any(|file| named.is_of(file));
         if is_damaged && !damage.named.contains(&named) {
             damage.named.push(named);
         }
+        is_damaged
     }
 
     /// What the program under test has named.
@@ -189,10 +219,17 @@ impl World {
         self.damage.lock().expect("damage").named.clone()
     }
 
+    /// Whether each file that was damaged was named.
+    pub(crate) fn has_named_all(&self) -> bool {
+        let damage = self.damage.lock().expect("damage");
+        let is_named = |file: &DamagedFile| damage.named.iter().any(|named| named.is_of(file));
+        damage.files.iter().all(is_named)
+    }
+
     /// Whether the program under test has ended because of damage that it has named.
     pub(crate) fn has_refused(&self) -> bool {
         let damage = self.damage.lock().expect("damage");
-        damage.named.iter().any(|named| named.refused)
+        damage.named.iter().any(|named| named.then == Then::Refuses)
     }
 
     /// Counts something that the summary of a campaign shows.
@@ -351,7 +388,7 @@ impl World {
 
     /// Damages what is at rest on a disk; counted only if there was something that fits.
     fn damage(&self, node: NodeIndex, what: &What) {
-        let Some(wound) = self.disks.decay(node, what, self.nodes.now()) else {
+        let Some(wound) = self.disks.decay(node, what, self.nodes.has_run(node)) else {
             return;
         };
         let kind = what.kind();

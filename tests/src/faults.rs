@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use futures::future::LocalBoxFuture;
 use sim::{
     run, Amount, DiskOp, Fault, Findings, Host, Kind, Ledger, Limits, Named, Plan, Promise, Report,
-    Scenario, Seed, Shape, Spot, Trigger, Verdict, What, Workload, World,
+    Scenario, Seed, Shape, Spot, Then, Trigger, Verdict, What, Workload, World,
 };
 use std::{
     future::Future,
@@ -457,19 +457,48 @@ fn what_rests_is_damaged_and_nothing_else() {
     }
 }
 
-/// A program that reads its file again and again, and either says that it is not what it was, or does not.
-struct Reading {
-    says: bool,
+#[test]
+fn nothing_comes_to_rest_while_its_program_does_not_run() {
+    let damages: [fn(Spot) -> What; 3] = [What::BitRot, What::LostFile, What::StaleFile];
+    for damage in damages {
+        for (crashed_ms, strikes) in [(500, false), (4500, true)] {
+            let (node, down) = ("a".to_owned(), 3000);
+            let faults = [
+                (Trigger::Time(crashed_ms), What::Crash { node, down }),
+                (Trigger::Time(crashed_ms + 2900), damage(spot("", 1))),
+            ];
+            let (_, report) = play(keeper(), idle(), &faults);
+            let kind = damage(spot("", 1)).kind();
+            let struck = report.counts.contains_key(kind);
+            assert_eq!(struck, strikes, "{kind}, crashed at {crashed_ms} ms");
+        }
+    }
 }
 
-struct Reads(Arc<Mutex<bool>>);
+/// What a program says of its file once it is not what it was.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Says {
+    Nothing,
+    /// It ends, and names its file.
+    Refuses,
+    /// It ends, and names another file.
+    RefusesAnother,
+    /// It goes on without what is there from the damaged byte on; that explains what it lacks.
+    CutsOff,
+    /// So it does, and something is twice that nothing explains.
+    CutsOffAndRepeats,
+    /// It goes on without what is after the damaged byte.
+    CutsOffTooLate,
+}
+
+/// A program that reads its file again and again, and says something of it, or does not.
+struct Reading(Says);
+
+struct Reads(Says, Arc<Mutex<bool>>);
 
 impl Workload for Reading {
     fn name(&self) -> &str {
-        match self.says {
-            true => "reading-and-saying",
-            false => "reading",
-        }
+        "reading"
     }
 
     fn shape(&self) -> Shape {
@@ -480,7 +509,7 @@ impl Workload for Reading {
     }
 
     fn build(&self, world: &World, _: &Plan) -> Box<dyn Scenario> {
-        let (says, seen_by) = (self.says, world.clone());
+        let (says, seen_by) = (self.0, world.clone());
         let is_wrong = Arc::new(Mutex::new(false));
         let noted = is_wrong.clone();
         world.node("a", move |host| {
@@ -490,25 +519,32 @@ impl Workload for Reading {
                 file.write_at(0, &[7; 64]).await.unwrap();
                 file.sync().await.unwrap();
                 host.disk().sync_dir("").await.unwrap();
-                loop {
+                let at = loop {
                     sleep(Duration::from_millis(500)).await;
                     let bytes = file.read_at(0, 64).await.unwrap();
-                    let Some(at) = bytes.iter().position(|byte| *byte != 7) else {
-                        continue;
-                    };
-                    if says {
-                        seen_by.name_damage(Named {
-                            node: "a".into(),
-                            what: format!("f is damaged at byte {at}"),
-                            refused: true,
-                        });
-                        return;
+                    if let Some(at) = bytes.iter().position(|byte| *byte != 7) {
+                        break at;
                     }
-                    *noted.lock().unwrap() = true;
-                }
+                };
+                *noted.lock().unwrap() = true;
+                let (path, then) = match says {
+                    Says::Nothing => return,
+                    Says::Refuses => ("f", Then::Refuses),
+                    Says::RefusesAnother => ("g", Then::Refuses),
+                    Says::CutsOff | Says::CutsOffAndRepeats => ("f", Then::CutsOff(at as u64)),
+                    Says::CutsOffTooLate => ("f", Then::CutsOff(at as u64 + 1)),
+                };
+                let counts = seen_by.name_damage(Named {
+                    node: "a".into(),
+                    path: path.into(),
+                    then,
+                    what: format!("{path} is damaged at byte {at}"),
+                });
+                let is_another = matches!(says, Says::RefusesAnother | Says::CutsOffTooLate);
+                assert_eq!(counts, !is_another, "{says:?}");
             }
         });
-        Box::new(Reads(is_wrong))
+        Box::new(Reads(says, is_wrong))
     }
 }
 
@@ -525,8 +561,13 @@ impl Scenario for Reads {
     async fn judge(&mut self) -> Findings {
         let mut ledger = Ledger::new("the file", Promise::exactly_once());
         ledger.must("f", Amount::default());
-        if !*self.0.lock().unwrap() {
+        let is_wrong = *self.1.lock().unwrap();
+        if !is_wrong {
             ledger.saw("f", Amount::default());
+        }
+        ledger.explain([Kind::Lost]);
+        if is_wrong && self.0 == Says::CutsOffAndRepeats {
+            ledger.found(Kind::Duplicated, "f is there twice");
         }
         Findings {
             ledgers: vec![ledger],
@@ -537,9 +578,16 @@ impl Scenario for Reads {
 }
 
 #[test]
-fn damage_that_is_named_is_detected_and_damage_in_silence_is_a_failure() {
-    for says in [true, false] {
-        let workload: Arc<dyn Workload> = Arc::new(Reading { says });
+fn damage_that_is_named_is_detected_and_what_it_does_not_explain_is_a_failure() {
+    for (says, expected) in [
+        (Says::Nothing, "lost"),
+        (Says::Refuses, "detected"),
+        (Says::RefusesAnother, "lost"),
+        (Says::CutsOff, "detected"),
+        (Says::CutsOffAndRepeats, "duplicated"),
+        (Says::CutsOffTooLate, "lost"),
+    ] {
+        let workload: Arc<dyn Workload> = Arc::new(Reading(says));
         let mut plan = run::draw(&*workload, Seed(4));
         plan.faults.clear();
         let report = run(&workload, &plan, &Limits::default());
@@ -548,13 +596,10 @@ fn damage_that_is_named_is_detected_and_damage_in_silence_is_a_failure() {
             at: Trigger::Time(5000),
             what: What::BitRot(spot("", 3)),
         }];
-        let report = run(&workload, &plan, &Limits::default());
-        match (says, &report.verdict) {
-            (true, Verdict::Detected(named)) => {
-                assert!(named[0].starts_with("f is damaged at byte"), "{named:?}");
-            }
-            (false, Verdict::Broken(found)) => assert_eq!(found[0].kind, Kind::Lost),
-            (_, other) => panic!("{says}: {other:?}"),
+        let verdict = run(&workload, &plan, &Limits::default()).verdict;
+        assert_eq!(verdict.name(), expected, "{says:?}: {verdict:?}");
+        if let Verdict::Detected(named) = verdict {
+            assert!(named[0].starts_with("f is damaged at byte"), "{named:?}");
         }
     }
 }

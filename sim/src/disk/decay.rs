@@ -1,8 +1,9 @@
 //! Damage at rest: bits rot, entries vanish, pages and files go astray, old files come back.
 //!
 //! Only what has rested for [`REST`] is struck, so that a program has had the time to note elsewhere that it is there:
-//! of what it has synced just now no program can tell a loss from a sync that never was. A volume remembers its
-//! past only if its plan has damage.
+//! of what it has synced just now no program can tell a loss from a sync that never was. While the program does not
+//! run, it notes nothing, and nothing comes to rest: all times here are those for which it has run. A volume remembers
+//! its past only if its plan has damage.
 
 use super::{
     inode::{InodeId, PAGE},
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-/// How long something must have been durable before it is damaged.
+/// How long something must have been durable, and the program have run, before it is damaged.
 pub(crate) const REST: Duration = Duration::from_secs(3);
 
 /// Versions of a file that may come back.
@@ -35,7 +36,7 @@ pub(crate) struct Wound {
 
 /// What a volume remembers of its past.
 pub(super) struct Past {
-    /// The time, as of the operation that runs.
+    /// For how long the program has run, as of the operation that runs.
     pub now: Duration,
     /// Whether old versions of files are kept: they cost a copy with each sync.
     keeps_versions: bool,
@@ -118,9 +119,9 @@ impl Past {
 
 impl Volume {
     /// Damages something that rests, if there is anything that fits.
-    pub fn decay(&mut self, what: &What, now: Duration) -> Option<Wound> {
+    pub fn decay(&mut self, what: &What, ran: Duration) -> Option<Wound> {
         let spot = what.damage().expect("it is damage");
-        self.past.as_mut().expect("the plan has damage").now = now;
+        self.past.as_mut().expect("the plan has damage").now = ran;
         let mut draws = Seed(spot.pick).stream("decay", 0);
         let wound = match what {
             What::BitRot(_) => self.rot(&spot.file, &mut draws),

@@ -3,7 +3,7 @@
 
 use super::fences::Fences;
 use engine::log::{broker::BrokerError, LogError};
-use sim::{Kind, Named, Said, World};
+use sim::{Kind, Named, Said, Then, World};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
@@ -38,10 +38,8 @@ struct Seen {
     /// How often a transaction has made a move.
     moves: u64,
     fences: Fences,
-    /// Brokers that have named damage of their disks: what they lack is no finding any more.
-    damaged: BTreeSet<String>,
-    /// Who is speaking.
-    speaker: String,
+    /// The partitions from whose ends damage was cut off, with what follows it.
+    cut: BTreeSet<String>,
     /// Since when no fault strikes.
     calm_since: Option<Duration>,
 }
@@ -65,6 +63,8 @@ pub struct Testimony {
     pub decided: BTreeMap<Number, Decided>,
     /// What became of producers, and how often.
     pub moves: BTreeMap<&'static str, u64>,
+    /// The folders of partitions from whose ends damage was cut off: a broker has said so.
+    pub cut: BTreeSet<String>,
 }
 
 /// What the partitions of topics that come and go have in their names.
@@ -89,6 +89,7 @@ impl Ghost {
             compared: seen.compared,
             decided: seen.decided.clone(),
             moves: seen.fences.moves.clone(),
+            cut: seen.cut.clone(),
         }
     }
 
@@ -109,21 +110,24 @@ impl Ghost {
 
     /// A broker has ended. What it refuses because of damage is named; what its disk did not do is not.
     pub fn broker_ended(&self, world: &World, node: &str, error: &BrokerError) {
-        let is_named = match error {
-            BrokerError::Log(error) => {
-                !matches!(**error, LogError::Io { .. } | LogError::Unchanged { .. })
-            }
-            BrokerError::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        let BrokerError::Log(refused) = error else {
+            return;
         };
-        if is_named {
-            self.0.lock().expect("the ghost").name_damage(
-                world,
-                Named {
-                    node: node.to_owned(),
-                    what: format!("{node}: {error}"),
-                    refused: true,
-                },
-            );
+        let path = match &**refused {
+            LogError::Io { .. } | LogError::Unchanged { .. } => return,
+            LogError::Damaged { path, .. }
+            | LogError::DamagedFile { path, .. }
+            | LogError::Missing { path, .. } => path,
+        };
+        let named = Named {
+            node: node.to_owned(),
+            path: path.clone(),
+            then: Then::Refuses,
+            what: format!("{node}: {error}"),
+        };
+        if !world.name_damage(named) {
+            let what = format!("{node} refuses what nobody has damaged: {error}");
+            self.0.lock().expect("the ghost").found(Kind::Halted, what);
         }
     }
 
@@ -135,42 +139,29 @@ impl Ghost {
 
 impl Seen {
     fn found(&mut self, kind: Kind, what: String) {
-        if !self.damaged.contains(&self.speaker) && self.found.len() < FOUND_MAX {
+        if self.found.len() < FOUND_MAX {
             self.found.push((kind, what));
-        }
-    }
-
-    fn name_damage(&mut self, world: &World, named: Named) {
-        let mut files = world.damaged().into_iter();
-        if files.any(|file| file.node == named.node) {
-            self.damaged.insert(named.node.clone());
-            world.name_damage(named);
         }
     }
 
     /// A broker has cut off what no sync had covered, as far as it knows. If something was damaged there, it has
     /// named that, and what was acknowledged of it is gone: of a log's last record alone nobody can tell the two apart.
     fn cut(&mut self, path: &str, from: u64, said: &Said<'_>, world: &World) {
-        let mut files = world.damaged().into_iter();
-        let is_damaged =
-            files.any(|file| file.node == said.node && file.path == path && file.position >= from);
-        if is_damaged {
-            let what = format!("{}: {path} is cut off at byte {from}", said.node);
-            let node = said.node.to_owned();
-            let refused = false;
-            self.name_damage(
-                world,
-                Named {
-                    node,
-                    what,
-                    refused,
-                },
-            );
+        let named = Named {
+            node: said.node.to_owned(),
+            path: path.to_owned(),
+            then: Then::CutsOff(from),
+            what: format!("{}: {path} is cut off at byte {from}", said.node),
+        };
+        if world.name_damage(named) {
+            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            // It ends where it does now.
+            self.bounds.remove(folder);
+            self.cut.insert(folder.to_owned());
         }
     }
 
     fn hear(&mut self, said: &Said<'_>, world: &World) {
-        said.node.clone_into(&mut self.speaker);
         let num = |key| said.num(key).unwrap_or(-1);
         let text = |key| said.text(key).unwrap_or("?").to_owned();
         self.moves += u64::from(said.name.starts_with("transaction."));

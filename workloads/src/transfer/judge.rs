@@ -89,7 +89,7 @@ impl Evidence {
             .values()
             .filter(|outcome| **outcome == Outcome::Commit)
             .count();
-        let ledgers = vec![
+        let mut ledgers = vec![
             brokers(&found.testimony),
             log,
             self.commands(&found),
@@ -102,6 +102,9 @@ impl Evidence {
                 .judge(&self.cluster, &self.brokers, &self.settings)
                 .await,
         ];
+        for ledger in &mut ledgers {
+            explain(ledger, &found.testimony.cut);
+        }
         Findings {
             ledgers,
             commits: commits as u64,
@@ -481,6 +484,27 @@ impl Evidence {
         }
         ledger
     }
+}
+
+/// What may show if damage was cut off the end of a partition, and said: by topic and claim. Nothing else is explained.
+const EXPLAINED: [(&str, &str, Kind); 5] = [
+    (COMMANDS, COMMANDS, Kind::Lost),
+    (ENTRIES, "transfers", Kind::Lost),
+    (ENTRIES, "readers", Kind::Skipped),
+    (OFFSETS_TOPIC, "positions", Kind::Mismatched),
+    (CHATTER, CHATTER, Kind::Lost),
+];
+
+fn explain(ledger: &mut Ledger, cut: &BTreeSet<String>) {
+    let is_cut = |topic| {
+        cut.iter()
+            .any(|folder| folder.rsplit('/').nth(1) == Some(topic))
+    };
+    let explained = EXPLAINED
+        .into_iter()
+        .filter(|(topic, claim, _)| ledger.claim() == *claim && is_cut(topic));
+    let kinds: Vec<Kind> = explained.map(|(_, _, kind)| kind).collect();
+    ledger.explain(kinds);
 }
 
 /// What the ghost has found.
