@@ -78,7 +78,6 @@ pub struct Reading {
 /// What is to be read, and where it is.
 pub struct Located {
     reading: Reading,
-    offset: Offset,
     place: Option<Place>,
 }
 
@@ -87,12 +86,13 @@ struct Place {
     path: String,
     from: u64,
     bytes: usize,
+    /// The batches that were written there. Their own checksums cover neither their offsets nor their lengths.
+    headers: Vec<BatchHeader>,
 }
 
 impl Located {
     fn nothing(reading: Reading) -> Self {
         Located {
-            offset: Offset(0),
             reading,
             place: None,
         }
@@ -114,7 +114,7 @@ impl Located {
         if let Some(place) = self.place {
             let bytes = place.file.read_at(place.from, place.bytes).await;
             let bytes = bytes.map_err(LogError::io(&place.path))?;
-            self.reading.records = unframe(&bytes, &place.path, self.offset)?;
+            self.reading.records = unframe(&bytes, &place)?;
         }
         Ok(self.reading)
     }
@@ -190,6 +190,7 @@ impl Partition {
         let entries = segment.entries[first..].iter();
         let readable = entries.take_while(|e| e.header.end_offset() <= until);
         let (mut len, mut from, mut end_offset) = (0, None, offset);
+        let mut headers = Vec::new();
         for entry in readable {
             let begins = from.unwrap_or(entry.position);
             let end = (entry.position - begins) as usize + entry.header.bytes;
@@ -199,6 +200,7 @@ impl Partition {
             from = Some(begins);
             len = end;
             end_offset = entry.header.end_offset();
+            headers.push(entry.header);
         }
         let Some(from) = from else {
             return Located::nothing(reading);
@@ -208,12 +210,12 @@ impl Partition {
         }
         Located {
             reading,
-            offset,
             place: Some(Place {
                 file: segment.file.clone(),
                 path: segment.path.clone(),
                 from,
                 bytes: len,
+                headers,
             }),
         }
     }
@@ -330,25 +332,25 @@ impl Found {
     }
 }
 
-/// Takes the batches out of their frames.
-fn unframe(bytes: &Bytes, path: &str, offset: Offset) -> Result<Bytes, LogError> {
+/// Takes the batches out of their frames, and sees that they are those that were written.
+fn unframe(bytes: &Bytes, place: &Place) -> Result<Bytes, LogError> {
     let mut out = BytesMut::with_capacity(bytes.len());
     let mut at = 0;
-    while at < bytes.len() {
-        let rest = &bytes[at..];
+    for written in &place.headers {
         let damaged = |what: String| LogError::Damaged {
-            path: path.to_owned(),
-            position: at as u64,
-            offset,
+            path: place.path.clone(),
+            position: place.from + at as u64,
+            offset: written.base_offset,
             what,
         };
-        let header = BatchHeader::peek(rest).map_err(|error| damaged(error.to_string()))?;
-        let batch = rest
-            .get(..header.bytes)
-            .ok_or_else(|| damaged("cut off".into()))?;
-        BatchHeader::read(batch).map_err(|error| damaged(error.to_string()))?;
+        let batch = bytes.get(at..at + written.bytes);
+        let batch = batch.ok_or_else(|| damaged("cut off".into()))?;
+        let found = BatchHeader::read(batch).map_err(|error| damaged(error.to_string()))?;
+        if found != *written {
+            return Err(damaged("another batch than was written there".into()));
+        }
         out.extend_from_slice(batch);
-        at += header.bytes + segment::FRAME_HEADER_BYTES;
+        at += written.bytes + segment::FRAME_HEADER_BYTES;
     }
     Ok(out.freeze())
 }
