@@ -15,8 +15,9 @@
 //! | `slow-disk` | every disk operation takes longer | that node |
 //!
 //! Damage at rest ([`What::DAMAGE`]) is outside of what a system of one copy can survive. What it must do is say so: a
-//! run in which it struck ends as `detected` if the program under test has named it, and is a failure if
-//! something is lost, or stuck, in silence.
+//! run in which it struck ends as `detected` if the program under test has named the file, as `clean` if nothing is
+//! amiss (it was never read, it was repaired, or it did no harm), and is a failure if something is lost, or stuck, in
+//! silence, or if what was named does not explain it.
 //!
 //! | kind | what it is |
 //! |---|---|
