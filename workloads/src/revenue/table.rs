@@ -1,9 +1,12 @@
 //! The table that a job leaves: read back from its sink, and counted against its manifests.
 //!
 //! A manifest says how many rows each task has prepared for its checkpoint. As many must be there: with at-least-once
-//! at least, with at-most-once at most. What is missing is named, and a table that is not whole is none.
+//! at least, with at-most-once at most. What is missing is named, and a table that claims to be whole and is not is none.
+
+mod count;
 
 use super::pipeline::RevenueRow;
+use count::{Count, Counting};
 use engine::{
     checkpoint::{store::StoreError, Entry, Manifest, Store},
     guarantee::Guarantee,
@@ -15,12 +18,9 @@ use engine::{
         TopicPartition,
     },
     record::Record,
-    sink::{idempotent::VERSION, topic::PANE, Objects, SinkKind},
+    sink::{Objects, SinkKind},
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 /// The markers of a transaction that is decided are there by then, if somebody lives who writes them.
@@ -35,6 +35,8 @@ pub struct Table {
     pub rows: BTreeMap<i64, RevenueRow>,
     /// How many events could not be used.
     pub dead_letters: u64,
+    /// How many rows of output are missing, which at-most-once allows.
+    pub missing: u64,
 }
 
 /// Why there is no table.
@@ -51,14 +53,16 @@ pub enum NotWhole {
     Unfinished(String),
     /// There is more or less of it than was claimed.
     #[error(
-        "{there} {of} are there, and the manifests of the job say {prepared}: {claimed} is broken. \
-         No table is printed, since it would not be whole"
+        "{there} {of} are there, {different} of them different, and the manifests of the job say {prepared}: {claimed} \
+         is broken. No table is printed, since it would not be whole"
     )]
     Miscounted {
         /// What was counted.
         of: &'static str,
         /// How many there are.
         there: u64,
+        /// How many of them are not others again.
+        different: u64,
         /// How many there should be.
         prepared: u64,
         /// What the job claims.
@@ -85,34 +89,35 @@ impl Output<'_> {
             return Err(NotWhole::Unfinished(what));
         }
         let manifests = self.store.manifests().await?;
-        let (table, rows) = match self.config.sink {
+        let (mut table, rows, letters) = match self.config.sink {
             SinkKind::Objects => self.of_objects(&manifests).await?,
             _ => self.of_topics().await?,
         };
-        self.count("rows", rows, &manifests)?;
-        self.count(DEAD_LETTERS, table.dead_letters, &manifests)?;
+        table.missing = self.count("rows", &rows, &manifests)?;
+        table.missing += self.count(DEAD_LETTERS, &letters, &manifests)?;
+        table.dead_letters = letters.different;
         Ok(table)
     }
 
-    async fn of_objects(&self, manifests: &[Manifest]) -> Result<(Table, u64), NotWhole> {
-        let (mut table, mut rows) = (Table::default(), 0);
+    async fn of_objects(&self, manifests: &[Manifest]) -> Result<(Table, Count, Count), NotWhole> {
+        let (mut table, mut rows, mut letters) = (Table::default(), 0, 0);
         for manifest in manifests {
             for (task, row) in Objects::read(self.store, manifest).await? {
                 if is_source(&task) {
-                    table.dead_letters += 1;
+                    letters += 1;
                 } else {
                     rows += 1;
                     table.take(row.value.as_bytes())?;
                 }
             }
         }
-        Ok((table, rows))
+        Ok((table, Count::each_once(rows), Count::each_once(letters)))
     }
 
-    async fn of_topics(&self) -> Result<(Table, u64), NotWhole> {
+    async fn of_topics(&self) -> Result<(Table, Count, Count), NotWhole> {
         let mut table = Table::default();
         let is_table = self.config.sink == SinkKind::Idempotent;
-        let (mut rows, mut letters) = (Counted::new(is_table), Counted::new(is_table));
+        let (mut rows, mut letters) = (Counting::new(is_table), Counting::new(is_table));
         for record in self.read(&self.config.output_topic).await? {
             if rows.count(&record) {
                 table.take(record.value.as_deref().unwrap_or_default())?;
@@ -121,8 +126,7 @@ impl Output<'_> {
         for record in self.read(&self.config.dead_letter_topic).await? {
             letters.count(&record);
         }
-        table.dead_letters = letters.rows;
-        Ok((table, rows.rows))
+        Ok((table, rows.end(), letters.end()))
     }
 
     /// All records of a topic, by partition and in order. A partition that is not there, or cannot be read, is named.
@@ -159,22 +163,23 @@ impl Output<'_> {
         }
     }
 
-    /// As many must be there as were prepared.
-    fn count(&self, of: &'static str, there: u64, manifests: &[Manifest]) -> Result<(), NotWhole> {
+    /// As many must be there as were prepared. Returns how many are missing, if the claim allows it.
+    fn count(
+        &self,
+        of: &'static str,
+        there: &Count,
+        manifests: &[Manifest],
+    ) -> Result<u64, NotWhole> {
         let tasks = manifests.iter().flat_map(|manifest| &manifest.tasks);
         let tasks = tasks.filter(|(task, _)| is_source(task) == (of == DEAD_LETTERS));
         let prepared: u64 = tasks.map(|(_, snapshot)| snapshot.prepared.rows).sum();
         let claimed = self.config.claimed;
-        let is_kept = match claimed {
-            Guarantee::ExactlyOnce => there == prepared,
-            Guarantee::AtLeastOnce => there >= prepared,
-            Guarantee::AtMostOnce => there <= prepared,
-        };
-        match is_kept {
-            true => Ok(()),
+        match there.keeps(claimed, prepared) {
+            true => Ok(prepared.saturating_sub(there.different)),
             false => Err(NotWhole::Miscounted {
                 of,
-                there,
+                there: there.rows,
+                different: there.different,
                 prepared,
                 claimed,
             }),
@@ -195,47 +200,5 @@ impl Table {
             .map_err(|error| NotWhole::Log(format!("a row of output that is none: {error}")))?;
         self.rows.insert(row.minute_ms, row);
         Ok(())
-    }
-}
-
-/// How many rows of a topic there are. In a table, what was written again is what was there.
-struct Counted {
-    is_table: bool,
-    seen: BTreeSet<(Vec<u8>, u64, u64)>,
-    newest: BTreeMap<Vec<u8>, (u64, u64)>,
-    rows: u64,
-}
-
-impl Counted {
-    fn new(is_table: bool) -> Counted {
-        Counted {
-            is_table,
-            seen: BTreeSet::new(),
-            newest: BTreeMap::new(),
-            rows: 0,
-        }
-    }
-
-    /// Counts a row; whether it is the newest of its key so far.
-    fn count(&mut self, record: &Record) -> bool {
-        if !self.is_table {
-            self.rows += 1;
-            return true;
-        }
-        let number = |name: &str| {
-            let header = record.headers.iter().find(|(known, _)| known == name);
-            let text = header.and_then(|(_, value)| std::str::from_utf8(value).ok());
-            text.and_then(|text| text.parse().ok()).unwrap_or(0)
-        };
-        let key = record.key.as_deref().unwrap_or_default().to_vec();
-        let version = (number(VERSION), number(PANE));
-        if !self.seen.insert((key.clone(), version.0, version.1)) {
-            return false;
-        }
-        self.rows += 1;
-        let newest = self.newest.entry(key).or_insert(version);
-        let is_newest = *newest <= version;
-        *newest = version.max(*newest);
-        is_newest
     }
 }

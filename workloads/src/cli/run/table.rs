@@ -2,8 +2,15 @@
 
 use crate::revenue::{pipeline::minute_name, table::Table};
 
-/// As JSON lines, or for people.
+/// As JSON lines, or for people. What is missing is said beside it.
 pub(super) fn print(table: &Table, json: bool) {
+    if table.missing > 0 {
+        let missing = table.missing;
+        anstream::eprintln!(
+            "{missing} rows of output are missing: the table is not whole. At-most-once allows it; --guarantee \
+             exactly-once does not"
+        );
+    }
     if json {
         for row in table.rows.values() {
             anstream::println!("{}", serde_json::to_string(row).expect("plain data"));
