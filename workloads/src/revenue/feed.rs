@@ -203,7 +203,9 @@ impl Feed {
         let mut lines = self.lines_after(fed.as_ref())?;
         progress.store(lines.number(), Ordering::Relaxed);
         let clock = self.cluster.host().clock.clone();
-        while lines.bytes() < self.input.bytes {
+        // The end of a line that was fed before it had one is noted like a line.
+        let mut noted = fed.map_or(0, |fed| fed.bytes);
+        while noted < self.input.bytes {
             producer.begin().await?;
             for _ in 0..LINES {
                 let Some(text) = lines.next()? else {
@@ -225,11 +227,16 @@ impl Feed {
                 producer.send(&to, record).await?;
             }
             let fed = lines.fed(&self.job);
+            if fed.bytes <= noted {
+                let right = "a file that only grows would be right";
+                return Err(lines.wrong(&format!("it ends here, and was longer; {right}")));
+            }
             let position = [(place(), Offset(fed.lines as i64))];
             let note = serde_json::to_string(&fed).expect("plain data");
             producer.send_noted(FEED, None, &position, &note).await?;
             producer.commit().await?;
             progress.store(fed.lines, Ordering::Relaxed);
+            noted = fed.bytes;
         }
         Ok(())
     }

@@ -85,6 +85,7 @@ impl Lines {
                          another one needs a folder of its own";
             wrong(&path, None, &format!("{what}; {right}"))
         };
+        assert_eq!((self.bytes, self.number), (0, 0), "nothing was read");
         let mut last = b'\n';
         while self.bytes < fed.bytes {
             let there = self.reader.fill_buf();
@@ -103,6 +104,7 @@ impl Lines {
             self.bytes += read as u64;
             self.reader.consume(read);
         }
+        assert_eq!(self.bytes, fed.bytes, "no byte more");
         self.number = fed.lines;
         if self.fed(&fed.job) != *fed {
             return Err(other(format!(
