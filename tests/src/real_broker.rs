@@ -143,7 +143,7 @@ impl Broker {
     }
 
     /// A client of it. The folder is for nothing that a client needs.
-    fn cluster(&self, dir: &TempDir) -> Cluster {
+    pub fn cluster(&self, dir: &TempDir) -> Cluster {
         let host = Host {
             instance: "client".into(),
             disk: Arc::new(RealDisk::new(dir.path()).unwrap()),
@@ -156,7 +156,8 @@ impl Broker {
     }
 }
 
-fn on_a_runtime(body: impl Future<Output = ()>) {
+/// Runs a client.
+pub fn on_a_runtime(body: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();

@@ -75,6 +75,16 @@ fn bad_input_is_refused_with_what_would_be_right() {
             &["--checkpoint-ms", "1..="],
         ),
         (
+            &[
+                "broker",
+                "--dir",
+                "d",
+                "--retention-hours",
+                "5124095576030432",
+            ],
+            &["--retention-hours", "1..=10000000"],
+        ),
+        (
             &["replay", "good.plan", "--workload", "transfer"],
             &[
                 "--workload transfer",

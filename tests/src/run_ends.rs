@@ -6,22 +6,62 @@
     reason = "processes are watched on a real clock"
 )]
 
+use crate::real_broker::{on_a_runtime, Broker};
+use engine::{
+    ids::PartitionId,
+    log::{
+        producer::{Producer, ProducerConfig},
+        TopicPartition,
+    },
+    record::NewRecord,
+};
 use std::{
     fs,
     io::{BufRead, BufReader, BufWriter, Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-use workloads::revenue::sample::events;
+use workloads::revenue::{sample::events, SUMS};
 
 /// A folder with a file of events, and a run in it.
 struct Stand {
     folder: TempDir,
     sink: &'static str,
+    /// Over these brokers, if not over its own.
+    brokers: Option<String>,
+}
+
+/// A run, which does not outlive its test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    /// Kills it with -9, in the middle.
+    fn kill(&mut self) {
+        assert!(self.is_running(), "it has ended before it was killed");
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.0.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(sent.success());
+    }
 }
 
 /// How a run has ended.
@@ -35,7 +75,12 @@ struct Ended {
 impl Stand {
     fn new(sink: &'static str, count: u64) -> Stand {
         let folder = tempfile::tempdir().unwrap();
-        let stand = Stand { folder, sink };
+        let brokers = None;
+        let stand = Stand {
+            folder,
+            sink,
+            brokers,
+        };
         stand.write(&stand.input(), 0, count);
         stand
     }
@@ -65,17 +110,29 @@ impl Stand {
         command.arg("run").arg("--input").arg(input).arg("--dir");
         command.arg(self.folder.path().join("run"));
         command.args(["--json", "--checkpoint-ms", "150", "--sink", self.sink]);
+        if let Some(brokers) = &self.brokers {
+            command.args(["--brokers", brokers]);
+        }
         command.stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
-    fn start(&self) -> Child {
-        self.command(&self.input()).spawn().unwrap()
+    fn start(&self) -> Process {
+        self.start_on(&self.input())
+    }
+
+    fn start_on(&self, input: &Path) -> Process {
+        Process(self.command(input).spawn().unwrap())
     }
 
     fn run_on(&self, input: &Path) -> Ended {
-        ended(self.command(input).spawn().unwrap())
+        ended(self.start_on(input))
+    }
+
+    /// The entries of the job's manifest log.
+    fn manifests(&self) -> Vec<PathBuf> {
+        files(&self.kept("objects"), "/manifest/")
     }
 
     fn run(&self) -> Ended {
@@ -87,6 +144,7 @@ impl Stand {
         let fresh = Stand {
             folder: tempfile::tempdir().unwrap(),
             sink: self.sink,
+            brokers: None,
         };
         fs::copy(self.input(), fresh.input()).unwrap();
         let ended = fresh.run();
@@ -105,9 +163,12 @@ impl Stand {
     }
 }
 
-/// Waits for a process, no longer than a minute.
-fn ended(mut process: Child) -> Ended {
-    let (mut stdout, mut stderr) = (process.stdout.take(), process.stderr.take());
+/// A run that takes longer does not end.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Waits for a process.
+fn ended(mut process: Process) -> Ended {
+    let (mut stdout, mut stderr) = (process.0.stdout.take(), process.0.stderr.take());
     let reading = std::thread::spawn(move || {
         let mut table = String::new();
         stdout.as_mut().map(|out| out.read_to_string(&mut table));
@@ -120,11 +181,12 @@ fn ended(mut process: Child) -> Ended {
     });
     let begun = Instant::now();
     let code = loop {
-        if let Some(status) = process.try_wait().unwrap() {
+        if let Some(status) = process.0.try_wait().unwrap() {
             break status.code();
         }
-        if begun.elapsed() > Duration::from_secs(90) {
-            process.kill().unwrap();
+        if begun.elapsed() > PATIENCE {
+            drop(process);
+            panic!("no end within {PATIENCE:?}: {}", hearing.join().unwrap());
         }
         sleep(Duration::from_millis(10));
     };
@@ -137,8 +199,8 @@ fn ended(mut process: Child) -> Ended {
 
 /// The ports on which a process listens.
 #[cfg(target_os = "linux")]
-fn ports(process: &Child) -> Vec<u16> {
-    let of = |path: &str| format!("/proc/{}/{path}", process.id());
+fn ports(process: &Process) -> Vec<u16> {
+    let of = |path: &str| format!("/proc/{}/{path}", process.0.id());
     let Ok(descriptors) = fs::read_dir(of("fd")) else {
         return Vec::new();
     };
@@ -171,7 +233,7 @@ fn whoever_has_no_token_stops_nothing() {
         b"GET / HTTP/1.1\r\n\r\n",
     ];
     let (mut sent, mut open) = (0, Vec::new());
-    while process.try_wait().unwrap().is_none() {
+    while process.is_running() {
         for port in ports(&process) {
             for bytes in told {
                 if let Ok(mut connection) = TcpStream::connect(("127.0.0.1", port)) {
@@ -217,11 +279,14 @@ fn a_file_that_has_grown_is_fed_further_and_another_one_is_refused() {
         fs::rename(&moved, stand.input()).unwrap();
         for grown in [1, 2] {
             stand.write(&stand.input(), grown * 3_000, 3_000);
-            // Killed on the way, it goes on nevertheless.
+            // Killed on the way, as soon as the job goes on or a step later, it goes on nevertheless.
+            let reached = stand.manifests().len() + grown as usize;
             let mut killed = stand.start();
-            sleep(Duration::from_millis(300 * grown));
-            killed.kill().unwrap();
-            killed.wait().unwrap();
+            while stand.manifests().len() < reached {
+                assert!(killed.is_running(), "the job does not go on");
+                sleep(Duration::from_millis(1));
+            }
+            killed.kill();
             let ended = stand.run();
             assert_eq!(ended.code, Some(0), "{ended:?}");
             assert_eq!(ended.table, stand.expected(), "{sink}");
@@ -288,7 +353,7 @@ fn what_is_missing_is_named_and_no_table_is_printed() {
             }
             fs::rename(&away, &kept).unwrap();
         };
-        let manifests = files(&stand.kept("objects"), "/manifest/");
+        let manifests = stand.manifests();
         let second = manifests[1].clone();
         missed(
             second,
@@ -315,25 +380,78 @@ fn what_is_missing_is_named_and_no_table_is_printed() {
             again.said
         );
     }
-    // An output that has lost rows, or got some twice.
-    let newest = files(&transactional.kept("objects"), "/manifest/");
-    let complete = newest.iter().rev().find(|path| {
+    // A job that has forgotten its newest checkpoints writes rows again that are there.
+    let manifests = transactional.manifests();
+    let has_rows = |path: &&PathBuf| {
         let text = fs::read_to_string(path).unwrap();
         text.contains("\"complete\"") && text.contains("\"transaction\": {")
-    });
-    for path in &newest[newest
-        .iter()
-        .position(|path| Some(path) == complete)
-        .unwrap()..]
-    {
+    };
+    let newest = manifests.iter().rposition(|path| has_rows(&path)).unwrap();
+    for path in &manifests[newest..] {
         fs::remove_file(path).unwrap();
     }
     let said = transactional.run();
-    transactional.refuses(
+    transactional.refuses(&said, 1, &["rows are there", "exactly-once is broken"]);
+}
+
+#[test]
+fn a_row_that_nobody_has_prepared_is_a_broken_claim() {
+    let logs = tempfile::tempdir().unwrap();
+    let broker = Broker::start(logs.path(), "127.0.0.1:0");
+    let mut stand = Stand::new("transactional", 3_000);
+    stand.brokers = Some(broker.address.clone());
+    let first = stand.run();
+    assert_eq!(first.code, Some(0), "{first:?}");
+    let row = first.table.lines().next().unwrap().to_owned();
+    let cluster = broker.cluster(&logs);
+    on_a_runtime(async move {
+        let producer = Producer::new(cluster, ProducerConfig::default()).await;
+        let record = NewRecord {
+            value: Some(row.into()),
+            ..NewRecord::default()
+        };
+        let to = TopicPartition::new(SUMS, PartitionId(0));
+        producer.send(&to, record).await.await.unwrap();
+    });
+    let said = stand.run();
+    stand.refuses(
         &said,
-        if said.code == Some(1) { 1 } else { 2 },
-        &["manifest"],
+        1,
+        &["rows are there", "exactly-once is broken", "No table"],
     );
+}
+
+#[test]
+fn the_end_of_a_line_that_was_fed_is_noted_once() {
+    let stand = Stand::new("objects", 300);
+    let whole = fs::read(stand.input()).unwrap();
+    fs::write(stand.input(), whole.strip_suffix(b"\n").unwrap()).unwrap();
+    let first = stand.run();
+    assert_eq!(first.code, Some(0), "{first:?}");
+    fs::write(stand.input(), whole).unwrap();
+    let ended = stand.run();
+    assert_eq!((ended.code, ended.table), (Some(0), first.table));
+    let manifests = stand.manifests();
+    let again = stand.run();
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert_eq!(stand.manifests(), manifests, "nothing was left to do");
+}
+
+#[test]
+fn told_to_stop_before_its_brokers_answer_it_ends() {
+    for (signal, code) in [("-TERM", 143), ("-INT", 130)] {
+        let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stand = Stand::new("transactional", 10);
+        stand.brokers = Some(mute.local_addr().unwrap().to_string());
+        let process = stand.start();
+        let asked = mute.accept().unwrap();
+        process.signal(signal);
+        let told = Instant::now();
+        let said = ended(process);
+        drop(asked);
+        stand.refuses(&said, code, &["before anything was fed or read"]);
+        assert!(told.elapsed() < Duration::from_secs(10), "{said:?}");
+    }
 }
 
 #[test]
@@ -342,13 +460,11 @@ fn told_to_stop_it_ends_behind_a_savepoint_and_says_how_to_go_on() {
     for (signal, code) in [("-TERM", 143), ("-INT", 130)] {
         let mut process = stand.start();
         // Piped, it says every few seconds how far it is.
-        let mut stderr = BufReader::new(process.stderr.take().unwrap());
+        let mut stderr = BufReader::new(process.0.stderr.take().unwrap());
         let mut line = String::new();
         stderr.read_line(&mut line).unwrap();
         assert!(line.contains("of 400000 events in the log; "), "{line}");
-        let id = process.id().to_string();
-        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
-        assert!(sent.success());
+        process.signal(signal);
         let mut said = String::new();
         stderr.read_to_string(&mut said).unwrap();
         let ended = ended(process);

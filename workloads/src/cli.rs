@@ -23,6 +23,8 @@ mod replay;
 mod run;
 #[cfg(madsim)]
 mod shrink;
+#[cfg(not(madsim))]
+mod signals;
 #[cfg(madsim)]
 mod summary;
 #[cfg(madsim)]
@@ -242,7 +244,8 @@ struct BrokerArguments {
     #[arg(long, value_name = "BYTES")]
     retention_bytes: Option<u64>,
     /// A segment all of whose records are older goes.
-    #[arg(long, value_name = "HOURS", default_value_t = 168)]
+    #[arg(long, value_name = "HOURS", default_value_t = 168,
+        value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     retention_hours: u64,
     /// Go on without what a partition held that was damaged or lost: its folder was moved away, and it begins anew.
     #[arg(long, value_name = "TOPIC/PARTITION", value_parser = parse_partition)]

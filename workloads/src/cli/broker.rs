@@ -1,6 +1,6 @@
 //! `broker`: the log on real disks and sockets.
 
-use super::{BadInput, BrokerArguments};
+use super::{signals::Signals, BadInput, BrokerArguments};
 use engine::{
     host::{
         real::{RealClock, RealDisk, RealEntropy, RealNet},
@@ -12,10 +12,9 @@ use engine::{
         LogError,
     },
 };
-use futures::{select_biased, FutureExt};
+use futures::FutureExt;
 use object_store::memory::InMemory;
 use std::{io, path::Path, sync::Arc, time::Duration};
-use tokio::signal::unix::{signal, SignalKind};
 
 pub(super) fn broker(arguments: &BrokerArguments) -> Result<u8, BadInput> {
     prepare_process();
@@ -87,22 +86,12 @@ async fn run(arguments: &BrokerArguments) -> Result<u8, BadInput> {
         error => BadInput::new(explain(&error, &arguments.dir)),
     })?;
     // Whoever reads that line may stop it at once.
-    let stop = |kind| signal(kind).map_err(BadInput::new);
-    let (mut interrupt, mut terminate) = (
-        stop(SignalKind::interrupt())?,
-        stop(SignalKind::terminate())?,
-    );
+    let mut signals = Signals::new()?;
     anstream::println!(
         "listening on {}, keeping {dir}; ctrl-C stops it",
         bound.address()
     );
-    let stopped = async {
-        select_biased! {
-            _ = interrupt.recv().fuse() => {}
-            _ = terminate.recv().fuse() => {}
-        }
-    };
-    let ended = bound.run_until(stopped).await;
+    let ended = bound.run_until(signals.next().map(drop)).await;
     drop(lock);
     match ended {
         Ok(()) => {

@@ -4,30 +4,30 @@
 //! behind a savepoint, with the code that a shell gives for that signal. The same command goes on from wherever an
 //! earlier one has come to, and from the end, if the file has grown.
 
+mod kept;
 mod progress;
 mod table;
 
-use super::{broker, BadInput, RunArguments};
+use super::{broker, signals::Signals, BadInput, RunArguments};
 use crate::revenue::{
-    feed::{Fed, Feed, Input, Progress},
+    feed::{Feed, Input, Progress},
     pipeline::revenue,
     table::{NotWhole, Output},
     DEAD_LETTERS, EVENTS, SUMS,
 };
 use engine::{
-    checkpoint::{store::StoreError, Entry, Manifest, Store},
+    checkpoint::Store,
     graph::Upstream,
     guarantee::Guarantee,
     host::{
         real::{Lock, RealClock, RealDisk, RealEntropy, RealNet},
         Host,
     },
-    ids::{BrokerId, CheckpointId, PartitionId},
+    ids::{BrokerId, CheckpointId},
     job::{Ended, JobConfig, JobError},
     log::{
         broker::{Broker, BrokerConfig},
         cluster::Cluster,
-        TopicPartition,
     },
     sink::SinkKind,
     worker::WorkerConfig,
@@ -36,7 +36,6 @@ use futures::{future::BoxFuture, select_biased, FutureExt};
 use object_store::local::LocalFileSystem;
 use progress::show;
 use std::{cell::Cell, io, sync::Arc, time::Duration};
-use tokio::signal::unix::{signal, Signal, SignalKind};
 
 /// Brokers of others have answered by then, or never will.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -135,44 +134,73 @@ impl Run<'_> {
     }
 
     async fn finish(self) -> Result<u8, BadInput> {
-        let mut signals = Signals::new().map_err(BadInput::new)?;
-        let (brokers, broker) = self.log().await?;
-        let work = async {
-            let cluster = Cluster::new(self.host.clone(), brokers.clone());
-            self.ensure_input(&cluster, &brokers).await?;
-            let (feed, fed) = self.feed(&cluster, &brokers).await?;
-            if self.is_done(&feed, fed).await? {
-                // Nothing is left to do; but it must be the same job.
-                let finished = self.coordinate(&brokers, UNUSED, self.config.clone());
-                finished.await?;
-            } else {
-                let outcome = self.process(&feed, &brokers, &mut signals).await?;
-                if let Outcome::Stopped(how) = outcome {
-                    anstream::eprintln!("{}; the same command goes on from there", how.what);
-                    return Ok(how.code);
-                }
-            }
-            let output = Output {
-                store: &self.store,
-                cluster: &cluster,
-                config: &self.config,
-            };
-            match output.table().await {
-                Ok(table) => {
-                    table::print(&table, self.arguments.json);
-                    Ok(0)
-                }
-                Err(NotWhole::Objects(error)) => Err(self.damaged(&error)),
-                Err(error @ NotWhole::Miscounted { .. }) => {
-                    anstream::eprintln!("error: {error}");
-                    Ok(1)
-                }
-                Err(error) => Err(BadInput::new(error)),
-            }
+        let mut signals = Signals::new()?;
+        let (brokers, broker) = match signals.unless_told(self.log()).await {
+            Ok(log) => log?,
+            Err(code) => return Ok(told_early(code)),
         };
         select_biased! {
-            done = work.boxed_local().fuse() => done,
+            done = self.run(&brokers, &mut signals).boxed_local().fuse() => done,
             ended = broker.fuse() => Err(BadInput::new(ended)),
+        }
+    }
+
+    async fn run(&self, brokers: &[String], signals: &mut Signals) -> Result<u8, BadInput> {
+        let cluster = Cluster::new(self.host.clone(), brokers.to_vec());
+        let opening = async {
+            self.ensure_input(&cluster, brokers).await?;
+            let (feed, fed) = self.feed(&cluster, brokers).await?;
+            let is_done = self.is_done(&feed, fed).await?;
+            Ok::<_, BadInput>((feed, is_done))
+        };
+        let (feed, is_done) = match signals.unless_told(opening).await {
+            Ok(opened) => opened?,
+            Err(code) => return Ok(told_early(code)),
+        };
+        if !is_done {
+            let outcome = self.process(&feed, brokers, signals).await?;
+            if let Outcome::Stopped(how) = outcome {
+                anstream::eprintln!("{}; the same command goes on from there", how.what);
+                return Ok(how.code);
+            }
+        }
+        let reading = async {
+            if is_done {
+                // Nothing is left to do; but it must be the same job.
+                let finished = self.coordinate(brokers, UNUSED, self.config.clone());
+                finished.await?;
+            }
+            self.read_table(&cluster).await
+        };
+        match signals.unless_told(reading).await {
+            Ok(code) => code,
+            Err(code) => {
+                anstream::eprintln!(
+                    "ended before the table was read; the job has finished, and the same command reads it"
+                );
+                Ok(code)
+            }
+        }
+    }
+
+    /// Reads the table that the job has left, and prints it if it is whole.
+    async fn read_table(&self, cluster: &Cluster) -> Result<u8, BadInput> {
+        let output = Output {
+            store: &self.store,
+            cluster,
+            config: &self.config,
+        };
+        match output.table().await {
+            Ok(table) => {
+                table::print(&table, self.arguments.json);
+                Ok(0)
+            }
+            Err(NotWhole::Objects(error)) => Err(self.damaged(&error)),
+            Err(error @ NotWhole::Miscounted { .. }) => {
+                anstream::eprintln!("error: {error}");
+                Ok(1)
+            }
+            Err(error) => Err(BadInput::new(error)),
         }
     }
 
@@ -222,138 +250,6 @@ impl Run<'_> {
             }
         };
         Ok((vec![address], Box::pin(run)))
-    }
-
-    /// The feed of this job's input, and what it has fed before. Refuses what does not belong together: a file, a log and objects that are not of
-    /// the same job, or of which some are missing.
-    async fn feed(
-        &self,
-        cluster: &Cluster,
-        brokers: &[String],
-    ) -> Result<(Feed, Option<Fed>), BadInput> {
-        let mut feed = Feed {
-            cluster: cluster.clone(),
-            input: self.input.clone(),
-            partitions: self.arguments.partitions,
-            producer: self.config.producer.clone(),
-            job: String::new(),
-        };
-        let fed = feed.fed().await.map_err(BadInput::new)?;
-        let known = self
-            .store
-            .identity()
-            .await
-            .map_err(|error| self.damaged(&error))?;
-        let (log, objects) = (brokers.join(","), self.arguments.dir.join("objects"));
-        let apart = |what: String| {
-            BadInput::new(format!(
-                "{what}. Nothing was changed. Bring back what is missing; or begin anew, with another --dir (and, over \
-                 --brokers, without the topics of this run)"
-            ))
-        };
-        match (&fed, &known) {
-            (Some(fed), None) => {
-                return Err(apart(format!(
-                    "{}: the job is not there, and {} lines were fed for it into the log at {log}",
-                    objects.display(),
-                    fed.lines
-                )));
-            }
-            (Some(fed), Some(known)) if fed.job != known.id => {
-                return Err(apart(format!(
-                    "{}: there is job {}, and the log at {log} was fed for job {}",
-                    objects.display(),
-                    known.id,
-                    fed.job
-                )));
-            }
-            _ => {}
-        }
-        if let Some(last) = self.last_manifest().await? {
-            self.check_log(&feed, (&fed, &log), &last)
-                .await
-                .map_err(apart)?;
-        }
-        if let Some(fed) = &fed {
-            feed.check(fed).map_err(BadInput::new)?;
-        }
-        let identity = self.store.identify(&self.host).await;
-        feed.job = identity.map_err(|error| self.damaged(&error))?.id;
-        Ok((feed, fed))
-    }
-
-    /// What a checkpoint has read and written must be in the log. The message says what is not.
-    async fn check_log(
-        &self,
-        feed: &Feed,
-        (fed, log): (&Option<Fed>, &str),
-        last: &Manifest,
-    ) -> Result<(), String> {
-        let positions = last.positions();
-        if fed.is_none() && positions.values().any(|position| position.0 > 0) {
-            return Err(format!(
-                "the log at {log} was never fed, and checkpoint {} has read it",
-                last.checkpoint
-            ));
-        }
-        for (partition, position) in positions {
-            let of = TopicPartition::new(EVENTS, partition);
-            let end = feed.cluster.stable_offset(&of).await;
-            let end = end.map_err(|error| format!("{of}, in the log at {log}: {error}"))?;
-            if end < position {
-                return Err(format!(
-                    "{of} ends at {end} in the log at {log}, and checkpoint {} has read up to {position}",
-                    last.checkpoint
-                ));
-            }
-        }
-        if last.job.sink == SinkKind::Objects {
-            return Ok(());
-        }
-        for topic in [SUMS, DEAD_LETTERS] {
-            for index in 0..last.job.output_partitions {
-                let of = TopicPartition::new(topic, PartitionId(index));
-                let there = feed.cluster.stable_offset(&of).await;
-                there.map_err(|error| format!("{of}, in the log at {log}: {error}"))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The newest complete checkpoint. Refuses a manifest log that is not whole.
-    async fn last_manifest(&self) -> Result<Option<Manifest>, BadInput> {
-        let manifests = self.store.manifests().await;
-        let mut manifests = manifests.map_err(|error| self.damaged(&error))?;
-        Ok(manifests.pop())
-    }
-
-    /// Something is wrong with the job's objects.
-    fn damaged(&self, error: &StoreError) -> BadInput {
-        BadInput::new(format!(
-            "{}: {error}. Bring it back from a copy; or begin anew, with another --dir",
-            self.arguments.dir.join("objects").display()
-        ))
-    }
-
-    /// Whether the job has finished, and there is nothing that was not fed, or not read.
-    async fn is_done(&self, feed: &Feed, fed: Option<Fed>) -> Result<bool, BadInput> {
-        let newest = self.store.newest().await;
-        let newest = newest.map_err(|error| self.damaged(&error))?;
-        if !matches!(newest, Some((_, Entry::Finished(_)))) {
-            return Ok(false);
-        }
-        if fed.is_none_or(|fed| fed.bytes < self.input.bytes) {
-            return Ok(false);
-        }
-        let last = self.last_manifest().await?;
-        for (partition, position) in last.map(|last| last.positions()).unwrap_or_default() {
-            let of = TopicPartition::new(EVENTS, partition);
-            let end = feed.cluster.stable_offset(&of).await;
-            if end.map_err(BadInput::new)? > position {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Feeds the file and runs the job beside it; then runs the job to the end of its input.
@@ -498,26 +394,12 @@ impl Stopped {
     }
 }
 
-/// What tells the process to stop.
-struct Signals([(Signal, u8); 2]);
-
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        // As a shell does: 128 and the number of the signal.
-        let listen = |kind: SignalKind| Ok((signal(kind)?, 128 + kind.as_raw_value() as u8));
-        let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(listen);
-        let [interrupt, terminate]: [io::Result<_>; 2] = signals;
-        Ok(Signals([interrupt?, terminate?]))
-    }
-
-    /// Waits for one; the exit code that says so.
-    async fn next(&mut self) -> u8 {
-        let [(interrupt, interrupted), (terminate, terminated)] = &mut self.0;
-        select_biased! {
-            _ = interrupt.recv().boxed_local().fuse() => *interrupted,
-            _ = terminate.recv().boxed_local().fuse() => *terminated,
-        }
-    }
+/// Told to stop while the log was opened and compared: nothing has begun that a savepoint could keep.
+fn told_early(code: u8) -> u8 {
+    anstream::eprintln!(
+        "ended before anything was fed or read; the same command goes on from there"
+    );
+    code
 }
 
 /// An address on this machine that nobody listens on.
