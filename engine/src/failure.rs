@@ -26,7 +26,7 @@ pub enum Failure {
 impl Failure {
     /// What somebody has to do before another attempt can help; nothing if none is needed, or nothing helps.
     pub fn remedy(&self) -> Option<&'static str> {
-        match self {
+        let remedy = match self {
             Failure::Passing(_) | Failure::Gone(_) => None,
             Failure::Object(_) => Some(
                 "Bring the object back from a copy, and start the job again; or start it under another name: \
@@ -39,7 +39,12 @@ impl Failure {
             Failure::TooLarge(_) => {
                 Some("Make the job's rows smaller, and start it again: it goes on from its newest checkpoint")
             }
-        }
+        };
+        assert!(
+            remedy.is_none_or(|remedy| !remedy.ends_with('.')),
+            "a part of a message"
+        );
+        remedy
     }
 }
 

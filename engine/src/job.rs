@@ -193,7 +193,7 @@ fn remedy(failure: &Failure) -> &'static str {
 /// Between two tries of what is no attempt.
 const PAUSE: Duration = Duration::from_millis(300);
 /// What takes longer is said, each time that it has taken so long again.
-const SAY_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Asks the object store until there is a definite answer.
 async fn told<T, F>(ask: impl Fn() -> F) -> Result<T, JobError>
@@ -213,7 +213,7 @@ where
 }
 
 /// Does something that may take long, and says in its log who is waited for.
-async fn aloud<T>(whom: &str, work: impl Future<Output = T>) -> T {
+pub(crate) async fn aloud<T>(whom: &str, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work.fuse());
     loop {
         select_biased! {

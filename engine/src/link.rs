@@ -6,6 +6,7 @@
 
 use crate::{
     host::{Connection, Listener, Net},
+    log::rarely::Rarely,
     wire::frame::{read_frame, FRAME_BYTES_MAX},
 };
 use bytes::Bytes;
@@ -95,11 +96,19 @@ pub async fn welcome<M, F>(
     F: Future<Output = ()> + Send + 'static,
 {
     let room = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let deaf = Rarely::default();
     loop {
         let stranger = room.clone().acquire_owned().await;
-        let Ok((connection, _)) = listener.accept().await else {
-            tokio::time::sleep(GREETING_WITHIN / 10).await;
-            continue;
+        let connection = match listener.accept().await {
+            Ok((connection, _)) => connection,
+            Err(error) => {
+                if let Some(unsaid) = deaf.say() {
+                    let port = listener.port();
+                    tracing::warn!(name: "link.deaf", port, %error, unsaid, "nobody can connect; it tries again");
+                }
+                tokio::time::sleep(GREETING_WITHIN / 10).await;
+                continue;
+            }
         };
         let greet = greet.clone();
         tokio::spawn(async move {

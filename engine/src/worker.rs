@@ -15,11 +15,12 @@ use crate::{
     host::Host,
     ids::{AttemptId, EventTime, Offset, PartitionId},
     job::{
+        aloud,
         protocol::{Deployment, Hello, ToCoordinator, ToWorker},
-        JobConfig,
+        JobConfig, SAY_EVERY,
     },
     link::{self, Reader, Token, Writer},
-    log::{cluster::Cluster, transactional::TransactionalConfig, TopicPartition},
+    log::{cluster::Cluster, rarely::Rarely, transactional::TransactionalConfig, TopicPartition},
     operator::{
         window::{Keyed, Windows},
         Stage,
@@ -74,15 +75,18 @@ where
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let listener = host.net.listen(&at.listen).await?;
         let store = config.store(&host);
-        let token = loop {
-            match store.identify(&host).await {
-                Ok(identity) => break identity.token(),
-                Err(error) if error.is_definite() => {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, error))
+        let identifying = async {
+            loop {
+                match store.identify(&host).await {
+                    Ok(identity) => break Ok(identity.token()),
+                    Err(error) if error.is_definite() => {
+                        break Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                    }
+                    Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
                 }
-                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
             }
         };
+        let token = aloud("the object store", identifying).await?;
         let address = at
             .address
             .rsplit_once(':')
@@ -96,12 +100,24 @@ where
             token,
             host,
             config,
+            refused: Rarely::default(),
         };
+        let (mut heard, unheard) = (Instant::now(), Rarely::default());
         loop {
             for coordinator in &at.coordinators {
-                if let Err(error) = worker.serve(coordinator).await {
-                    let error = error.to_string();
-                    tracing::debug!(name: "worker.left", coordinator = coordinator.as_str(), error);
+                if let Err(error) = worker.serve(coordinator, &mut heard).await {
+                    let (coordinator, error) = (coordinator.as_str(), error.to_string());
+                    tracing::debug!(name: "worker.left", coordinator, error);
+                    let is_long = heard.elapsed() >= SAY_EVERY;
+                    if let Some(unsaid) = is_long.then(|| unheard.say()).flatten() {
+                        tracing::warn!(
+                            name: "worker.waits",
+                            coordinator,
+                            error,
+                            unsaid,
+                            "nobody coordinates the job, as far as this worker knows; it goes on looking"
+                        );
+                    }
                 }
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -118,6 +134,8 @@ struct Worker<'a, S, T, K, A> {
     token: Token,
     config: JobConfig,
     switchboard: Switchboard<Keyed<K, T>>,
+    /// Warnings that a coordinator does not want this worker.
+    refused: Rarely,
 }
 
 /// The tasks of an attempt on this worker.
@@ -144,8 +162,9 @@ where
     K: Ord + Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     A: Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Works for one coordinator, until one of the two is lost to the other.
-    async fn serve(&self, coordinator: &str) -> io::Result<()> {
+    /// Works for one coordinator, until one of the two is lost to the other. `heard` is when any of them last told it
+    /// something.
+    async fn serve(&self, coordinator: &str, heard: &mut Instant) -> io::Result<()> {
         let silence = self.config.silence;
         let calling = link::call(&*self.host.net, coordinator, self.token);
         let (reader, mut writer) = within(silence, calling).await?;
@@ -159,12 +178,12 @@ where
         let _reading = Part(tokio::spawn(read(reader, told)));
         let (report, mut reports) = mpsc::channel(REPORTS_MAX);
         let mut tasks: Option<Tasks> = None;
-        let mut heard = Instant::now();
+        let mut heard_here = Instant::now();
         loop {
             let event = select_biased! {
                 told = tells.recv().fuse() => Event::Told(told),
                 report = reports.recv().fuse() => Event::Report(report.expect("it is held here")),
-                () = tokio::time::sleep_until(heard + silence).fuse() => Event::Silence,
+                () = tokio::time::sleep_until(heard_here + silence).fuse() => Event::Silence,
             };
             let say = match event {
                 Event::Silence => {
@@ -173,7 +192,8 @@ where
                 Event::Told(None) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Event::Told(Some(Err(error))) => return Err(error),
                 Event::Told(Some(Ok(told))) => {
-                    heard = Instant::now();
+                    heard_here = Instant::now();
+                    *heard = heard_here;
                     self.obey(told, &mut tasks, &report)?
                 }
                 Event::Report(report) => Some(ToCoordinator::Report(report)),
@@ -193,7 +213,9 @@ where
     ) -> io::Result<Option<ToCoordinator>> {
         match told {
             ToWorker::Refused(why) => {
-                tracing::warn!(name: "worker.refused", why);
+                if let Some(unsaid) = self.refused.say() {
+                    tracing::warn!(name: "worker.refused", why, unsaid, "the coordinator does not want this worker");
+                }
                 return Err(io::Error::other(why));
             }
             ToWorker::Deploy(deployment) => {

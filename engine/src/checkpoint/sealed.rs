@@ -16,7 +16,9 @@ pub(super) fn seal(path: &str, bytes: &[u8]) -> Bytes {
     let mut line = String::with_capacity(LINE_BYTES);
     writeln!(line, "{FORMAT}{:08x}", checksum(path, bytes)).expect("a string takes all");
     assert_eq!(line.len(), LINE_BYTES);
-    [line.as_bytes(), bytes].concat().into()
+    let object: Bytes = [line.as_bytes(), bytes].concat().into();
+    assert_eq!(object.len(), LINE_BYTES + bytes.len());
+    object
 }
 
 /// What the object at `path` holds. The message says what is wrong with it.
@@ -32,6 +34,7 @@ pub(super) fn open(path: &str, object: Bytes) -> Result<Bytes, String> {
         ));
     }
     let expected = format!("{:08x}\n", checksum(path, bytes));
+    assert_eq!(FORMAT.len() + expected.len(), LINE_BYTES);
     match line[FORMAT.len()..] == *expected.as_bytes() {
         true => Ok(object.slice(LINE_BYTES..)),
         false => Err("its checksum does not match: it was changed, or belongs elsewhere".into()),

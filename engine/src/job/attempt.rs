@@ -43,10 +43,11 @@ impl Attempt<'_> {
     /// Recovers, deploys, and takes one checkpoint after the other.
     pub async fn run(&mut self, roll: &mut Roll) -> Result<Ending, AttemptError> {
         let beginning = async {
-            self.recover().await?;
-            self.ends().await
+            let left = "what the attempts before have left in the log";
+            aloud(left, self.recover()).await?;
+            let open = "whoever has a transaction open at the end of the input, to end it";
+            aloud(open, self.ends()).await
         };
-        let beginning = aloud("what the attempts before have left in the log", beginning);
         let until = roll.meanwhile(beginning).await?;
         let workers = aloud("workers", self.gather(roll)).await;
         if self.begun.is_fenced().await? {

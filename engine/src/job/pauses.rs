@@ -21,7 +21,14 @@ impl Pauses {
             false => self.vain + 1,
         };
         let doublings = self.vain.saturating_sub(1).min(10);
-        (SHORTEST * 2u32.pow(doublings)).min(LONGEST)
+        let pause = (SHORTEST * 2u32.pow(doublings)).min(LONGEST);
+        assert!((SHORTEST..=LONGEST).contains(&pause));
+        assert_eq!(
+            self.vain <= 1,
+            pause == SHORTEST,
+            "it grows from the second on"
+        );
+        pause
     }
 }
 
