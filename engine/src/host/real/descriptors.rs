@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 pub(super) struct Descriptors {
     open_max: usize,
     /// Held by each operation: fewer of them go on at a time than files may be open, so that one can be closed.
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     /// The files that somebody has, by the paths under which they are.
     files: Mutex<BTreeMap<PathBuf, Weak<Shared>>>,
     /// Those that are open, in the order in which they are looked at when one must be closed.
@@ -31,6 +31,8 @@ pub(super) struct Descriptors {
 /// A file that somebody has.
 #[derive(Debug)]
 pub(super) struct Shared {
+    /// Held while it is synced, before its state: of two syncs at once only one would be told of an error.
+    syncing: Mutex<()>,
     state: Mutex<State>,
     /// It was used since it was last looked at.
     used: AtomicBool,
@@ -53,7 +55,7 @@ impl Descriptors {
     pub fn new(open_max: usize) -> Self {
         Descriptors {
             open_max,
-            turns: Semaphore::new((open_max / 2).max(1)),
+            turns: Arc::new(Semaphore::new((open_max / 2).max(1))),
             files: Mutex::default(),
             open: Mutex::default(),
         }
@@ -64,7 +66,14 @@ impl Descriptors {
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let _turn = self.turns.acquire().await.map_err(io::Error::other)?;
+        let turn = self.turns.clone().acquire_owned().await;
+        let turn = turn.map_err(io::Error::other)?;
+        // Whoever asks may go away; the turn ends with the work.
+        let work = move || {
+            let done = work();
+            drop(turn);
+            done
+        };
         // In simulation madsim runs it inline, and calls that deprecated.
         #[allow(deprecated)]
         let done = tokio::task::spawn_blocking(work).await;
@@ -73,14 +82,24 @@ impl Descriptors {
 
     /// The file at `path`, which is created if it is not there.
     pub fn file(&self, path: PathBuf) -> io::Result<Arc<Shared>> {
-        let mut files = lock(&self.files);
-        if let Some(known) = files.get(&path).and_then(Weak::upgrade) {
-            return Ok(known);
+        let (shared, is_new) = self.with_room(|| self.find_or_open(&path))?;
+        if is_new {
+            self.opened(&shared);
         }
-        let file = self.with_room(|| create(&path))?;
+        Ok(shared)
+    }
+
+    /// The file, and whether it was opened.
+    fn find_or_open(&self, path: &Path) -> io::Result<(Arc<Shared>, bool)> {
+        let mut files = lock(&self.files);
+        if let Some(known) = files.get(path).and_then(Weak::upgrade) {
+            return Ok((known, false));
+        }
+        let file = create(path)?;
         let shared = Arc::new(Shared {
+            syncing: Mutex::default(),
             state: Mutex::new(State {
-                path: Some(path.clone()),
+                path: Some(path.to_owned()),
                 file: Some(Arc::new(file)),
                 written: 0,
                 synced: 0,
@@ -92,23 +111,29 @@ impl Descriptors {
         if files.len() >= 2 * self.open_max {
             files.retain(|_, shared| shared.strong_count() > 0);
         }
-        files.insert(path, Arc::downgrade(&shared));
-        self.opened(&shared);
-        Ok(shared)
+        files.insert(path.to_owned(), Arc::downgrade(&shared));
+        Ok((shared, true))
     }
 
     /// Renames a file; who has it, or the one that was there, keeps it.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let opened = self.with_room(|| self.rename_now(from, to))?;
+        opened.iter().for_each(|shared| self.opened(shared));
+        Ok(())
+    }
+
+    /// Returns the file that was there, if it was opened to be kept.
+    fn rename_now(&self, from: &Path, to: &Path) -> io::Result<Option<Arc<Shared>>> {
         let mut files = lock(&self.files);
         let replaced = files.get(to).and_then(Weak::upgrade);
-        let mut replaced = match &replaced {
-            Some(shared) => Some(self.hold(shared)?),
+        let mut replacing = match &replaced {
+            Some(shared) => Some(shared.hold()?),
             None => None,
         };
         let moved = files.get(from).and_then(Weak::upgrade);
         let mut moving = moved.as_ref().map(|shared| lock(&shared.state));
         fs::rename(from, to)?;
-        if let Some(state) = &mut replaced {
+        if let Some((state, _)) = &mut replacing {
             state.path = None;
         }
         files.remove(to);
@@ -117,26 +142,36 @@ impl Descriptors {
             state.path = Some(to.to_owned());
             files.insert(to.to_owned(), Arc::downgrade(shared));
         }
-        Ok(())
+        let was_opened = replacing.is_some_and(|(_, was_opened)| was_opened);
+        Ok(replaced.filter(|_| was_opened))
     }
 
     /// Removes a file; who has it keeps it.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
+        let opened = self.with_room(|| self.remove_now(path))?;
+        opened.iter().for_each(|shared| self.opened(shared));
+        Ok(())
+    }
+
+    /// Returns the file, if it was opened to be kept.
+    fn remove_now(&self, path: &Path) -> io::Result<Option<Arc<Shared>>> {
         let mut files = lock(&self.files);
         let shared = files.get(path).and_then(Weak::upgrade);
         let mut held = match &shared {
-            Some(shared) => Some(self.hold(shared)?),
+            Some(shared) => Some(shared.hold()?),
             None => None,
         };
         fs::remove_file(path)?;
         files.remove(path);
-        if let Some(state) = &mut held {
+        if let Some((state, _)) = &mut held {
             state.path = None;
         }
-        Ok(())
+        let was_opened = held.is_some_and(|(_, was_opened)| was_opened);
+        Ok(shared.filter(|_| was_opened))
     }
 
-    /// Does what opens a file of its own. Where there are too many in the process, some of these are closed for it.
+    /// Does what opens a file. Where there are too many in the process, some of these are closed for it, between two tries:
+    /// that may take as long as a sync, and no lock is held meanwhile.
     pub fn with_room<T>(&self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
         loop {
             match open() {
@@ -144,20 +179,6 @@ impl Descriptors {
                 done => return done,
             }
         }
-    }
-
-    /// A file, open, which is not closed while its state is held.
-    fn hold<'a>(&self, shared: &'a Arc<Shared>) -> io::Result<MutexGuard<'a, State>> {
-        let mut state = lock(&shared.state);
-        if state.file.is_none() {
-            let path = state.path.clone().ok_or(io::ErrorKind::NotFound)?;
-            // Not created: what was there and is gone is not to be begun anew in silence.
-            let file =
-                self.with_room(|| fs::OpenOptions::new().read(true).write(true).open(&path))?;
-            state.file = Some(Arc::new(file));
-            self.opened(shared);
-        }
-        Ok(state)
     }
 
     /// Takes note of a file that is open now, and closes others that are too many.
@@ -173,10 +194,12 @@ impl Descriptors {
 
     /// Closes a file that nobody uses at this moment. Returns `false` if there is none.
     fn close_one(&self) -> bool {
-        let mut open = lock(&self.open);
         // Each is passed over once for having been used.
-        for _ in 0..2 * open.len() {
-            let Some(next) = open.pop_front() else { break };
+        let tries = 2 * lock(&self.open).len();
+        for _ in 0..tries {
+            let Some(next) = lock(&self.open).pop_front() else {
+                break;
+            };
             let Some(shared) = next.upgrade() else {
                 // Whoever had it has closed it.
                 return true;
@@ -185,33 +208,70 @@ impl Descriptors {
             if !was_used && shared.close() {
                 return true;
             }
-            open.push_back(next);
+            lock(&self.open).push_back(next);
         }
         false
     }
 }
 
 impl Shared {
+    /// Its state, open, and whether it was opened for this. It is not closed while the state is held.
+    fn hold(&self) -> io::Result<(MutexGuard<'_, State>, bool)> {
+        let mut state = lock(&self.state);
+        let was_closed = state.file.is_none();
+        if was_closed {
+            let path = state.path.as_ref().ok_or(io::ErrorKind::NotFound)?;
+            // Not created: what was there and is gone is not to be begun anew in silence.
+            let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+            state.file = Some(Arc::new(file));
+        }
+        Ok((state, was_closed))
+    }
+
     /// Closes it, unless somebody is using it, or it could not be opened again.
     fn close(&self) -> bool {
-        let Ok(mut state) = self.state.try_lock() else {
+        let Ok(_syncing) = self.syncing.try_lock() else {
             return false;
         };
-        let Some(file) = &state.file else {
-            return true;
-        };
-        if state.path.is_none() || Arc::strong_count(file) > 1 || state.error.is_some() {
-            return false;
-        }
-        if state.synced < state.written {
-            if let Err(error) = file.sync_all() {
-                state.error = Some(error);
+        let (file, written) = {
+            let Ok(mut state) = self.state.try_lock() else {
                 return false;
+            };
+            if state.is_closed_now() {
+                return true;
             }
-            state.synced = state.written;
+            match &state.file {
+                Some(file) if state.is_unused() => (file.clone(), state.written),
+                _ => return false,
+            }
+        };
+        let synced = file.sync_all();
+        drop(file);
+        let mut state = lock(&self.state);
+        match synced {
+            Ok(()) => state.synced = state.synced.max(written),
+            Err(error) => state.error = Some(error),
         }
-        state.file = None;
-        true
+        state.is_closed_now()
+    }
+}
+
+impl State {
+    /// Whether nobody uses it, and it can be opened again.
+    fn is_unused(&self) -> bool {
+        let is_held = self
+            .file
+            .as_ref()
+            .is_some_and(|file| Arc::strong_count(file) > 1);
+        self.path.is_some() && !is_held && self.error.is_none()
+    }
+
+    /// Whether it is closed; it is from now on, if nobody uses it, and all of it is synced.
+    fn is_closed_now(&mut self) -> bool {
+        if self.is_unused() && self.synced >= self.written {
+            self.file = None;
+        }
+        self.file.is_none()
     }
 }
 
@@ -225,9 +285,15 @@ pub(super) struct Descriptor {
 impl Descriptor {
     /// The file, which is not closed while this is held.
     pub fn read(&self) -> io::Result<Arc<fs::File>> {
-        let state = self.all.hold(&self.shared)?;
+        let (file, was_opened) = self.all.with_room(|| {
+            let (state, was_opened) = self.shared.hold()?;
+            Ok((state.file.clone().expect("it is held open"), was_opened))
+        })?;
         self.shared.used.store(true, Ordering::Relaxed);
-        Ok(state.file.clone().expect("it is held open"))
+        if was_opened {
+            self.all.opened(&self.shared);
+        }
+        Ok(file)
     }
 
     /// Writes to the file. It counts as written when it is done: a sync that runs meanwhile may not cover it.
@@ -240,6 +306,7 @@ impl Descriptor {
 
     /// Makes durable what was written.
     pub fn sync(&self) -> io::Result<()> {
+        let _syncing = lock(&self.shared.syncing);
         let (file, written) = {
             let mut state = lock(&self.shared.state);
             if let Some(error) = state.error.take() {
