@@ -21,7 +21,8 @@
 //! | [`source`], [`operator`] | partitions in; decode, event time, filter, dedup, window |
 //! | [`checkpoint`] | coordinator, manifest log, and `Complete`, the right to commit |
 //! | [`sink`] | write, prepare, commit, abort, recover: objects, transactional, idempotent, append |
-//! | [`failure`], [`task`], [`worker`], [`job`] | whether another try can help; one running operator; those of one process; attempts, fencing, standing by |
+//! | [`failure`], [`task`] | whether another try can help; one running operator |
+//! | [`worker`], [`job`] | the tasks of one process; attempts, fencing, standing by |
 //!
 //! A job says what it does, and what it claims; a claim that its chain does not keep is refused:
 //!

@@ -85,8 +85,8 @@ pub async fn call(net: &dyn Net, address: &str, token: Token) -> io::Result<(Rea
     Ok((reader, writer))
 }
 
-/// Takes the connections that come to a port, each with the first message of who has shown the token. Whoever shows none, or is
-/// silent for too long, is sent away; few of them are there at a time.
+/// Takes the connections that come to a port, each with the first message of who has shown the token. Whoever shows
+/// none, or is silent for too long, is sent away; few of them are there at a time.
 pub async fn welcome<M, F>(
     listener: Box<dyn Listener>,
     token: Token,

@@ -57,6 +57,10 @@ mod log;
 #[cfg(madsim)]
 mod deletion;
 
+/// A broker that is stopped, or killed, and started again over the same files.
+#[cfg(madsim)]
+mod restarts;
+
 /// Damage at rest: refused by name, repaired, or harmless.
 #[cfg(madsim)]
 mod damage;

@@ -1,6 +1,9 @@
 //! Topics that come and go: whatever their partitions hold, and whoever deletes them at once.
 
-use crate::stage::{act, addresses, play};
+use crate::{
+    log_contract::produce,
+    stage::{act, addresses, play},
+};
 use engine::{
     ids::{Offset, PartitionId},
     log::{
@@ -9,8 +12,14 @@ use engine::{
         TopicPartition,
     },
     record::NewRecord,
+    wire::batch::{self, Identity},
 };
 use futures::future::join_all;
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{delete_topics_request::DeleteTopicState, DeleteTopicsRequest, MetadataRequest},
+    protocol::StrBytes,
+};
 use sim::{Trigger, What};
 use std::time::Duration;
 
@@ -55,6 +64,50 @@ fn a_topic_goes_although_partitions_of_it_were_never_used() {
         for index in [0, 1] {
             let sent = producer.send(&of("t", index), record()).await;
             sent.await.unwrap();
+        }
+        cluster.delete_topic("t").await;
+        check_gone(&cluster, BROKERS, "t").await;
+    });
+}
+
+/// What the brokers tell each other of deletions, told by somebody else: no topic goes, and none stays that is deleted
+/// later.
+#[test]
+fn nobody_but_the_first_broker_deletes_a_topic() {
+    act(BROKERS, &[], |host| async move {
+        let cluster = Cluster::new(host, addresses(BROKERS));
+        let producer = Producer::new(cluster.clone(), ProducerConfig::default()).await;
+        cluster.ensure_topic("t", PARTITIONS).await.unwrap();
+        for index in 0..PARTITIONS {
+            let sent = producer.send(&of("t", index), record()).await;
+            sent.await.unwrap();
+        }
+        let metadata = cluster.connect_any().await.unwrap();
+        let request = MetadataRequest::default().with_topics(None);
+        let topics = metadata.call(&request).await.unwrap().topics;
+        let id = topics[0].topic_id;
+        let by_name = |name: &'static str| {
+            let name = StrBytes::from_static_str(name).into();
+            DeleteTopicState::default().with_name(Some(name))
+        };
+        let by_id = DeleteTopicState::default()
+            .with_name(None)
+            .with_topic_id(id);
+        // Any other time-out makes a request of a client's of it, which the first broker decides.
+        let forged = [0, 1, 2, (1 << 30) - 1].map(|number| (number, by_name("unknown")));
+        let known = [by_name("t"), by_id].map(|topic| (0, topic));
+        for (number, topic) in forged.into_iter().chain(known) {
+            for address in &addresses(BROKERS)[1..] {
+                let forged = DeleteTopicsRequest::default()
+                    .with_topics(vec![topic.clone()])
+                    .with_timeout_ms(i32::MIN + number);
+                let broker = cluster.connect(address).await.unwrap();
+                broker.call(&forged).await.unwrap();
+            }
+        }
+        for index in 0..PARTITIONS {
+            let end = cluster.end_offset(&of("t", index)).await;
+            assert_eq!(end.unwrap(), Offset(1), "it is still there");
         }
         cluster.delete_topic("t").await;
         check_gone(&cluster, BROKERS, "t").await;
@@ -153,21 +206,20 @@ fn a_topic_goes_from_a_full_disk() {
             delivery_timeout: Duration::from_secs(5),
             ..ProducerConfig::default()
         };
-        let mut refused = 0;
-        // The reserve is for the small files alone, but what is left of it is room like any other.
-        for _ in 0..40 {
-            let writer = Producer::new(cluster.clone(), config.clone()).await;
-            let large = NewRecord {
-                value: Some(vec![7; 3000].into()),
+        // What is left is for what makes room: no new topic gets any of it, and neither does the smallest record.
+        let more = cluster.ensure_topic("more", 1);
+        let more = tokio::time::timeout(Duration::from_secs(5), more).await;
+        assert!(more.is_err(), "a topic is created on a full disk");
+        for bytes in [3000, 1, 1] {
+            let more = NewRecord {
+                value: Some(vec![7; bytes].into()),
                 ..record()
             };
-            let sent = writer.send(&of("kept", 0), large).await;
-            refused += u32::from(sent.await.is_err());
-            if refused == 2 {
-                break;
-            }
+            let batch = batch::encode(&[more], Identity::NOBODY).unwrap();
+            let answer = produce(&cluster, &of("kept", 0), None, batch).await;
+            let full = ResponseError::KafkaStorageError.code();
+            assert_eq!(answer.error_code, full, "{bytes} bytes of a full disk");
         }
-        assert_eq!(refused, 2, "the disk is full");
         let deleted = cluster.delete_topic("large");
         let deleted = tokio::time::timeout(Duration::from_secs(20), deleted).await;
         deleted.expect("a topic can be deleted");

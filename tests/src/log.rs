@@ -2,16 +2,18 @@
 
 use crate::stage::{addresses, play, IDLE};
 use engine::{
-    host::{read_file, replace_file, Disk},
+    host::{read_file, replace_file, Host},
     ids::{Offset, PartitionId},
     log::{
         cluster::Cluster,
         configs::Effective,
         door::Door,
-        partition::{Expected, Isolation, Partition, Portion},
+        partition::{Expected, Ground, Isolation, Partition, Portion},
         peer::Peer,
         producer::{Producer, ProducerConfig},
+        reserve::Reserve,
         room::{Purse, Room, Rooms},
+        unpacking::Unpacking,
         LogError, TopicPartition,
     },
     record::NewRecord,
@@ -283,18 +285,58 @@ fn the_silent_make_room_for_who_comes() {
     });
 }
 
-async fn open(disk: &Arc<dyn Disk>, folder: &str) -> Result<Partition, LogError> {
-    let (disk, folder) = (disk.clone(), folder.to_owned());
+async fn open(host: &Host, folder: &str) -> Result<Partition, LogError> {
+    let ground = Ground::new(host, Reserve::new(host.disk.clone(), 0));
     let small = Effective {
         segment_bytes: 600,
         ..Effective::default()
     };
-    Partition::open(disk, folder, small, Expected::Nothing, Arc::default()).await
+    Partition::open(ground, folder.to_owned(), small, Expected::Nothing).await
+}
+
+/// A batch of records of these times.
+fn timed(times_ms: &[i64]) -> Checked {
+    let records = times_ms.iter().map(|time| NewRecord {
+        timestamp_ms: *time,
+        ..NewRecord::default()
+    });
+    let records: Vec<NewRecord> = records.collect();
+    Checked::ours(batch::encode(&records, Identity::NOBODY).unwrap()).unwrap()
+}
+
+/// The newest record was deleted, and not its whole batch: another one is the newest then.
+#[test]
+fn the_newest_record_is_one_that_is_left() {
+    play(1, |host| async move {
+        let partition = Arc::new(open(&host, "log/t/0").await.unwrap());
+        let syncing = partition.clone();
+        let syncing = tokio::spawn(async move { drop(syncing.keep_synced().await) });
+        let unpacking = Unpacking::new();
+        for times_ms in [&[10, 50, 30, 40][..], &[20], &[35]] {
+            let appended = partition.append(&timed(times_ms), None, 0).await.unwrap();
+            partition.wait_synced(appended.end_offset).await.unwrap();
+        }
+        for (until, newest) in [(0, (1, 50)), (2, (3, 40)), (4, (5, 35))] {
+            partition.delete_until(Some(Offset(until))).await.unwrap();
+            let (offset, time_ms) = newest;
+            let found = partition.find_newest(&unpacking).await.unwrap();
+            assert_eq!(found, Some((Offset(offset), time_ms)), "from {until} on");
+            for (from, is_there) in [(until - 1, false), (until, true), (6, true), (7, false)] {
+                let all = Portion::AtMost(usize::MAX);
+                let found = partition.find(Offset(from), all, Isolation::ReadUncommitted);
+                let found = found.await.is_some();
+                assert_eq!(found, is_there, "{from} of {until} to 6");
+            }
+        }
+        partition.delete_until(None).await.unwrap();
+        assert_eq!(partition.find_newest(&unpacking).await.unwrap(), None);
+        syncing.abort();
+    });
 }
 
 /// Everything in a partition, unless it is refused.
-async fn read_all(disk: &Arc<dyn Disk>, folder: &str) -> Result<Vec<u8>, LogError> {
-    let partition = open(disk, folder).await?;
+async fn read_all(host: &Host, folder: &str) -> Result<Vec<u8>, LogError> {
+    let partition = open(host, folder).await?;
     let (mut all, mut next) = (Vec::new(), Offset(0));
     loop {
         let reading = partition
@@ -304,6 +346,7 @@ async fn read_all(disk: &Arc<dyn Disk>, folder: &str) -> Result<Vec<u8>, LogErro
                 Isolation::ReadUncommitted,
             )
             .await?;
+        let reading = reading.expect("it goes on here");
         if reading.records.is_empty() {
             return Ok(all);
         }
@@ -320,7 +363,7 @@ async fn read_all(disk: &Arc<dyn Disk>, folder: &str) -> Result<Vec<u8>, LogErro
 fn a_flipped_bit_is_never_skipped() {
     play(1, |host| async move {
         let disk = host.disk.clone();
-        let partition = Arc::new(open(&disk, "log/t/0").await.unwrap());
+        let partition = Arc::new(open(&host, "log/t/0").await.unwrap());
         let syncing = partition.clone();
         let syncing = tokio::spawn(async move { drop(syncing.keep_synced().await) });
         for number in 0..30 {
@@ -335,7 +378,7 @@ fn a_flipped_bit_is_never_skipped() {
             partition.wait_synced(appended.end_offset).await.unwrap();
         }
         syncing.abort();
-        let whole = read_all(&disk, "log/t/0").await.unwrap();
+        let whole = read_all(&host, "log/t/0").await.unwrap();
         let mut files = Vec::new();
         for name in disk.list("log/t/0").await.unwrap() {
             let bytes = read_file(&*disk, &format!("log/t/0/{name}")).await.unwrap();
@@ -361,7 +404,7 @@ fn a_flipped_bit_is_never_skipped() {
             }
             let from_end = files[file].1.len() - bit / 8;
             let may_be_torn = file + 1 == files.len() && from_end <= last_frame;
-            match read_all(&disk, folder).await {
+            match read_all(&host, folder).await {
                 Err(LogError::Damaged { path, .. }) => {
                     assert_eq!(path, format!("{folder}/{}", files[file].0));
                 }

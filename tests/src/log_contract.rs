@@ -49,6 +49,30 @@ struct Stand {
 /// Produce in this version names topics, and is not of the second version of transactions.
 const PRODUCE: i16 = 11;
 
+/// What the leader says of a batch, whoever has made it.
+pub async fn produce(
+    cluster: &Cluster,
+    to: &TopicPartition,
+    transactional_id: Option<&str>,
+    batch: Bytes,
+) -> PartitionProduceResponse {
+    let data = PartitionProduceData::default()
+        .with_index(to.partition.0)
+        .with_records(Some(batch));
+    let topic = TopicProduceData::default()
+        .with_name(StrBytes::from_string(to.topic.to_string()).into())
+        .with_partition_data(vec![data]);
+    let id = transactional_id.map(|id| StrBytes::from_string(id.to_owned()).into());
+    let request = ProduceRequest::default()
+        .with_transactional_id(id)
+        .with_acks(-1)
+        .with_timeout_ms(5000)
+        .with_topic_data(vec![topic]);
+    let leader = cluster.connect_leader(to).await.unwrap();
+    let mut answer = leader.call_at(&request, PRODUCE).await.unwrap();
+    answer.responses[0].partition_responses.remove(0)
+}
+
 impl Stand {
     fn name(&self, what: &str) -> String {
         format!("{what}-{}", self.tag)
@@ -61,21 +85,7 @@ impl Stand {
         transactional_id: Option<&str>,
         batch: Bytes,
     ) -> PartitionProduceResponse {
-        let data = PartitionProduceData::default()
-            .with_index(to.partition.0)
-            .with_records(Some(batch));
-        let topic = TopicProduceData::default()
-            .with_name(StrBytes::from_string(to.topic.to_string()).into())
-            .with_partition_data(vec![data]);
-        let id = transactional_id.map(|id| StrBytes::from_string(id.to_owned()).into());
-        let request = ProduceRequest::default()
-            .with_transactional_id(id)
-            .with_acks(-1)
-            .with_timeout_ms(5000)
-            .with_topic_data(vec![topic]);
-        let leader = self.cluster.connect_leader(to).await.unwrap();
-        let mut answer = leader.call_at(&request, PRODUCE).await.unwrap();
-        answer.responses[0].partition_responses.remove(0)
+        produce(&self.cluster, to, transactional_id, batch).await
     }
 
     async fn topic(&self, what: &str, partitions: i32) -> String {

@@ -4,9 +4,12 @@ use async_trait::async_trait;
 use engine::{
     host::Host,
     ids::BrokerId,
-    log::broker::{Broker, BrokerConfig},
+    log::{
+        broker::{Broker, BrokerConfig, BrokerError},
+        cluster::Cluster,
+    },
 };
-use futures::future::LocalBoxFuture;
+use futures::future::{Either, LocalBoxFuture};
 use sim::{
     objects::{self, Shelf},
     run, Amount, Fault, Findings, Ledger, Limits, Plan, Promise, Scenario, Seed, Shape, Trigger,
@@ -20,6 +23,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::sync::oneshot;
 use workloads::cluster;
 
 type Body = Arc<dyn Fn(Host) -> LocalBoxFuture<'static, ()> + Send + Sync>;
@@ -90,6 +94,27 @@ pub fn act<F>(
     };
     let report = run(&stage, &plan, &limits);
     assert_eq!(report.verdict, Verdict::Clean);
+}
+
+/// Runs a broker, the only one, on this node while `work` goes on, then stops it.
+pub async fn with_broker<T, F: Future<Output = T>>(
+    host: Host,
+    config: BrokerConfig,
+    work: impl FnOnce(Cluster) -> F,
+) -> Result<T, BrokerError> {
+    let cluster = Cluster::new(host.clone(), config.brokers.clone());
+    let bound = Broker::bind(host, config).await?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let run = bound.run_until(async move { drop(stopped.await) });
+    let work = work(cluster);
+    futures::pin_mut!(run, work);
+    match futures::future::select(&mut run, work).await {
+        Either::Left((ended, _)) => Err(ended.expect_err("nobody stopped it")),
+        Either::Right((done, _)) => {
+            drop(stop);
+            run.await.map(|()| done)
+        }
+    }
 }
 
 impl Workload for Stage {

@@ -1,7 +1,12 @@
 //! What our brokers alone promise of topics: compaction is refused, and a topic may be created by its first use.
 
-use crate::stage::{addresses, play, play_configured};
-use engine::log::{cluster::Cluster, configs::KEYS};
+use crate::stage::{act, addresses, play, play_configured};
+use engine::log::{
+    cluster::Cluster,
+    configs::{Configs, KEYS},
+    reserve::Reserve,
+    topics::{random_looking, Topic, Topics},
+};
 use kafka_protocol::{
     error::ResponseError,
     messages::{
@@ -66,11 +71,16 @@ fn all_that_can_be_configured_is_described() {
             let broker = DescribeConfigsResource::default()
                 .with_resource_type(4)
                 .with_configuration_keys(None);
-            let request = DescribeConfigsRequest::default().with_resources(vec![topic, broker]);
+            let own = DescribeConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("__consumer_offsets"))
+                .with_configuration_keys(None);
+            let request =
+                DescribeConfigsRequest::default().with_resources(vec![topic, broker, own]);
             let told = connection.call(&request).await.unwrap().results;
             assert_eq!(told[0].configs.len(), KEYS.len());
-            let named = |name: &str| {
-                let mut all = told[1].configs.iter();
+            let named = |of: usize, name: &str| {
+                let mut all = told[of].configs.iter();
                 let found = all.find(|config| config.name.as_str() == name);
                 found
                     .unwrap()
@@ -79,8 +89,31 @@ fn all_that_can_be_configured_is_described() {
                     .unwrap_or_default()
                     .to_owned()
             };
-            assert_eq!(named("log.segment.bytes"), "4096", "as the stage has it");
-            assert_eq!(named("auto.create.topics.enable"), "false");
+            assert_eq!(named(1, "log.segment.bytes"), "4096", "as the stage has it");
+            assert_eq!(named(1, "auto.create.topics.enable"), "false");
+            // Whatever topics keep, what the brokers note for themselves stays.
+            assert_eq!(named(2, "retention.ms"), "-1");
+            assert_eq!(named(2, "retention.bytes"), "-1");
+            assert_eq!(named(2, "segment.bytes"), "4096");
+            assert_eq!(named(2, "max.message.bytes"), (64 << 20).to_string());
+        }
+    });
+}
+
+/// An answer of the first broker that comes late is an older one: no partition goes because of it.
+#[test]
+fn a_topic_never_gets_fewer_partitions() {
+    act(0, &[], |host| async move {
+        let reserve = Reserve::new(host.disk.clone(), 0);
+        let topics = Topics::open(host.disk.clone(), reserve).await.unwrap();
+        for (said, kept) in [(3, 3), (5, 5), (3, 5)] {
+            let told = Topic {
+                id: random_looking("t"),
+                partitions: said,
+                configs: Configs::default(),
+            };
+            let learnt = topics.learn("t", told, topics.deletions()).await.unwrap();
+            assert_eq!(learnt.map(|topic| topic.partitions), Some(kept));
         }
     });
 }

@@ -7,6 +7,7 @@
 //! | [`catalog`] | topics, brokers, versions; what topics are configured with |
 //! | `deletion` | the end of a topic, at all brokers |
 //! | `kept`, `notes`, `producer_ids` | what is kept beside the partitions; what is noted of each of them |
+//! | `slots` | the partitions that are open, or being opened |
 //! | [`transactions`] | the coordinator of transactional ids: decisions, markers, time-outs |
 //! | [`groups`] | the coordinator of groups: members, positions |
 //! | `weight` | how much answers take that are longer than their questions |
@@ -22,17 +23,18 @@ pub mod groups;
 mod notes;
 mod producer_ids;
 mod kept;
+mod slots;
 pub mod transactions;
 mod weight;
 
 pub use self::notes::STOPPED_FILE;
-use self::{kept::Kept, notes::Notes, producer_ids::ProducerIds};
+use self::{kept::Kept, notes::Notes, producer_ids::ProducerIds, slots::Slots};
 use super::{
     cluster::Cluster,
     configs::Effective,
     connection::{CallError, SharedConnection},
-    partition::{self, Expected, Partition},
-    reserve,
+    partition::{self, Expected, Ground, Partition},
+    reserve::Reserve,
     room::Rooms,
     server,
     topics::{self, is_internal, Topics, OFFSETS_TOPIC, TRANSACTIONS_TOPIC},
@@ -48,6 +50,7 @@ use futures::{future::BoxFuture, select_biased, FutureExt};
 use kafka_protocol::{error::ResponseError, protocol::Request};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
     future::Future,
     io,
     sync::{
@@ -161,18 +164,22 @@ pub struct Broker {
     pub(super) config: BrokerConfig,
     host: Host,
     topics: Topics,
-    /// Those that are open, and the id of their topic.
-    partitions: Mutex<BTreeMap<TopicPartition, (Uuid, Arc<Partition>)>>,
+    /// Those that are open, or being opened.
+    slots: Slots,
     transactions: Mutex<BTreeMap<i32, Arc<transactions::Coordinator>>>,
     groups: Mutex<BTreeMap<i32, Arc<groups::Coordinator>>>,
     producer_ids: Mutex<ProducerIds>,
     notes: Notes,
+    ground: Ground,
+    reserve: Arc<Reserve>,
     /// All partitions that were used before were opened.
     opened: Watched<bool>,
     /// No partition is opened any more.
     stopped: AtomicBool,
     /// Held by who removes deleted topics.
     deleting: Mutex<()>,
+    /// Held by who has partitions do as their topics are configured.
+    configuring: Mutex<()>,
     /// A deleted topic is still there somewhere.
     deletion_left: Notify,
     /// Set once, by what makes the broker end.
@@ -216,6 +223,7 @@ impl Bound {
                 }
                 error = broker.clone().keep_house().fuse() => error.into(),
                 error = broker.clone().keep_deleting().fuse() => error.into(),
+                never = broker.clone().keep_refreshed().fuse() => match never {},
                 error = serve.fuse() => error.into(),
                 () = stop => return Ok(broker.stop().await?),
             }
@@ -242,31 +250,37 @@ impl Broker {
         if let Some(host) = own.strip_suffix(":0") {
             *own = format!("{host}:{}", listener.port());
         }
+        let reserve = Reserve::new(host.disk.clone(), config.reserve_bytes);
         let Kept {
             topics,
             producer_ids,
             notes,
-        } = Kept::open(&host.disk).await?;
+        } = Kept::open(&host.disk, &reserve).await?;
         notes.forget(&*host.disk, &config.without).await?;
+        reserve.fill().await;
         if config.id.0 == 0 {
             let from = format!("{}/{}", host.instance, host.clock.now_ms());
             let name = topics::random_looking(&from).simple().to_string();
             topics.name_cluster(&name).await?;
         }
+        let ground = Ground::new(&host, reserve.clone());
         let peers = Cluster::new(host.clone(), config.brokers.clone());
         let rooms = Rooms::new(config.memory_bytes);
         let broker = Arc::new(Broker {
             config,
             host,
             topics,
-            partitions: Mutex::default(),
+            slots: Slots::default(),
             transactions: Mutex::default(),
             groups: Mutex::default(),
             producer_ids: Mutex::new(producer_ids),
             notes,
+            ground,
+            reserve,
             opened: Watched::new(false),
             stopped: AtomicBool::new(false),
             deleting: Mutex::default(),
+            configuring: Mutex::default(),
             deletion_left: Notify::new(),
             fatal: Watched::new(None),
             peers,
@@ -278,6 +292,19 @@ impl Broker {
         Ok(Bound { broker, listener })
     }
 
+    /// Ends the partitions, and notes durably where: nothing is appended from here on.
+    async fn stop(&self) -> Result<(), LogError> {
+        let _deleting = self.deleting.lock().await;
+        self.stopped.store(true, Ordering::Relaxed);
+        let mut ended = Vec::new();
+        for (of, _, partition) in self.slots.open().await {
+            if let Some(note) = partition.stop().await? {
+                ended.push((of, note));
+            }
+        }
+        self.notes.write_stopped(&*self.host.disk, ended).await
+    }
+
     /// Goes on with what a crash has interrupted, then looks for what is overdue, for ever.
     async fn keep_house(self: Arc<Self>) -> LogError {
         if let Err(error) = self.resume().await {
@@ -287,8 +314,7 @@ impl Broker {
             return error;
         }
         self.opened.update(|opened| *opened = true);
-        let (mut retained, mut filled) = (Instant::now(), None::<Instant>);
-        let mut refreshed = Instant::now();
+        let (mut retained, mut filled) = (Instant::now(), Instant::now());
         loop {
             tokio::time::sleep(self.config.tick).await;
             self.end_overdue_transactions().await;
@@ -296,17 +322,20 @@ impl Broker {
             if retained.elapsed() >= self.config.tick * 4 {
                 self.retain().await;
                 self.note_partitions().await;
+                if self.reserve.is_gone().await || filled.elapsed() >= RESERVE_PAUSE {
+                    self.reserve.fill().await;
+                    filled = Instant::now();
+                }
                 retained = Instant::now();
             }
-            if filled.is_none_or(|filled| filled.elapsed() >= RESERVE_PAUSE) {
-                // Without room for it now, it is tried again.
-                let _ = reserve::fill(&*self.host.disk, self.config.reserve_bytes).await;
-                filled = Some(Instant::now());
-            }
-            if refreshed.elapsed() >= self.config.tick * 20 {
-                self.refresh().await;
-                refreshed = Instant::now();
-            }
+        }
+    }
+
+    /// Asks the first broker what has changed, for ever. It may not answer for a while: nothing else waits for that.
+    async fn keep_refreshed(self: Arc<Self>) -> Infallible {
+        loop {
+            tokio::time::sleep(self.config.tick * 20).await;
+            self.refresh().await;
         }
     }
 
@@ -354,18 +383,17 @@ impl Broker {
     }
 
     async fn retain(self: &Arc<Self>) {
-        let open: Vec<Arc<Partition>> = {
-            let partitions = self.partitions.lock().await;
-            let all = partitions.iter();
-            let all = all.filter(|(key, _)| !is_internal(&key.topic));
-            all.map(|(_, (_, partition))| partition.clone()).collect()
-        };
+        let mut open = self.slots.open().await;
+        open.retain(|(key, ..)| !is_internal(&key.topic));
         let now = self.host.clock.now_ms();
         let silent_since = now.saturating_sub(self.config.producer_retention.as_millis() as i64);
-        for partition in open {
+        for (key, _, partition) in open {
             let retained = to_its_end(async move { partition.retain(now, silent_since).await });
-            if let Err(partition::AppendError::Log(error)) = retained.await {
-                self.fail(error);
+            match retained.await {
+                Ok(()) => {}
+                Err(partition::AppendError::Log(error)) => self.fail(error),
+                // It is tried again; the reserve has said that the disk is full.
+                Err(error) => tracing::info!(name: "broker.retention-waits", %key, %error),
             }
         }
     }
@@ -420,8 +448,7 @@ impl Broker {
         if !self.is_here(of) {
             return Err(ResponseError::NotLeaderOrFollower);
         }
-        let known = self.partitions.lock().await.get(of).cloned();
-        let (open_id, open) = match known {
+        let (open_id, open) = match self.slots.get(of).await {
             Some(known) => known,
             None => to_its_end(self.clone().open_partition(of.clone())).await?,
         };
@@ -429,43 +456,6 @@ impl Broker {
             true => Ok(open),
             false => Err(ResponseError::UnknownTopicId),
         }
-    }
-
-    async fn open_partition(
-        self: Arc<Self>,
-        key: TopicPartition,
-    ) -> Result<(Uuid, Arc<Partition>), ResponseError> {
-        let mut partitions = self.partitions.lock().await;
-        if let Some(open) = partitions.get(&key) {
-            return Ok(open.clone());
-        }
-        // It may have been deleted since it was looked up. Who deletes it notes that first, and then waits for this lock.
-        let topic = self.topic_here(&key.topic).await;
-        let topic = topic.ok_or(ResponseError::UnknownTopicOrPartition)?;
-        if self.stopped.load(Ordering::Relaxed) {
-            return Err(ResponseError::NotLeaderOrFollower);
-        }
-        let disk = self.host.disk.clone();
-        let effective = self.effective(&key.topic, &topic.configs);
-        let expected = self.notes.expected(&key);
-        let begun = self.notes.begun();
-        let opened = Partition::open(disk, folder_of(&key), effective, expected, begun).await;
-        let opened = match opened {
-            Ok(opened) => Arc::new(opened),
-            Err(error) => {
-                self.fail(error);
-                return Err(ResponseError::KafkaStorageError);
-            }
-        };
-        self.pass_producer_id(opened.newest_producer().await).await;
-        let (broker, syncing) = (self.clone(), opened.clone());
-        tokio::spawn(async move {
-            if let Err(error) = syncing.keep_synced().await {
-                broker.fail(error);
-            }
-        });
-        partitions.insert(key, (topic.id, opened.clone()));
-        Ok((topic.id, opened))
     }
 
     /// Asks another broker.

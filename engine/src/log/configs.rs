@@ -177,6 +177,14 @@ impl Configs {
             };
             next.0.insert(name.to_owned(), key.check(&value)?);
         }
+        let is_legal = |(name, value): (&String, &String)| {
+            let key = ConfigKey::of(name);
+            key.is_ok_and(|key| key.check(value).as_ref() == Ok(value))
+        };
+        assert!(
+            next.0.iter().all(is_legal),
+            "{next:?} is kept, and read again"
+        );
         Ok(next)
     }
 

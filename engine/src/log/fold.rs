@@ -103,6 +103,10 @@ impl<S: Folded> Fold<S> {
             .partition
             .read(from, READ_PORTION, Isolation::ReadUncommitted)
             .await?;
+        let reading = reading.ok_or_else(|| LogError::Missing {
+            path: self.name.clone(),
+            what: format!("the state of a coordinator begins with offset {from}"),
+        })?;
         let damaged = |offset: Offset, what: String| LogError::Damaged {
             path: self.name.clone(),
             position: 0,

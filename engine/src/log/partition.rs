@@ -18,11 +18,12 @@ pub use read::{Bounds, Isolation, Portion, Reading};
 use super::{
     configs::Effective,
     producers::{Decision, Guard, MarkerDecision, Producers},
-    segment::{self, Entry, Owner},
+    reserve::Reserve,
+    segment::{self, Entry, Owner, Salt},
     LogError,
 };
 use crate::{
-    host::{Disk, File},
+    host::{Disk, Entropy, File, Host},
     ids::{Offset, ProducerId},
     watched::Watched,
     wire::{
@@ -32,23 +33,51 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
-use std::sync::{
-    atomic::{AtomicBool, Ordering},
-    Arc,
+use std::{
+    ops::Range,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
 };
 use tokio::sync::{Mutex, Notify};
 
+/// What the partitions of a broker share.
+#[derive(Clone)]
+pub struct Ground {
+    disk: Arc<dyn Disk>,
+    entropy: Arc<dyn Entropy>,
+    reserve: Arc<Reserve>,
+    /// Set with each segment that begins.
+    begun: Arc<AtomicBool>,
+}
+
+impl Ground {
+    /// Of the disk whose reserve this is.
+    pub fn new(host: &Host, reserve: Arc<Reserve>) -> Ground {
+        Ground {
+            disk: host.disk.clone(),
+            entropy: host.entropy.clone(),
+            reserve,
+            begun: Arc::default(),
+        }
+    }
+
+    /// Whether a segment has begun since this was last asked.
+    pub fn has_begun(&self) -> bool {
+        self.begun.swap(false, Ordering::Relaxed)
+    }
+}
+
 /// A partition that is open.
 pub struct Partition {
-    disk: Arc<dyn Disk>,
+    ground: Ground,
     folder: String,
     owner: Owner,
     inner: Mutex<Inner>,
     synced: Watched<Synced>,
     /// There is something to sync.
     appended: Notify,
-    /// Set with each segment that begins.
-    begun: Arc<AtomicBool>,
 }
 
 /// What is noted of a partition outside of its folder.
@@ -87,13 +116,12 @@ struct Inner {
     start_offset: Offset,
     end_offset: Offset,
     producers: Producers,
-    /// The greatest producer id that it has held since it was opened, or held then.
-    newest_producer: Option<ProducerId>,
 }
 
 struct Segment {
     path: String,
     file: Arc<dyn File>,
+    salt: Salt,
     bytes: u64,
     entries: Vec<Entry>,
 }
@@ -178,7 +206,11 @@ impl Partition {
     ) -> Result<Appended, AppendError> {
         let (header, batch) = (*batch.header(), batch.bytes());
         let mut inner = self.inner.lock().await;
-        let (bytes, max) = (batch.len(), inner.effective.message_bytes_max);
+        let max = inner
+            .effective
+            .message_bytes_max
+            .min(segment::BATCH_BYTES_MAX);
+        let bytes = batch.len();
         if bytes > max {
             return Err(AppendError::TooLarge { bytes, max });
         }
@@ -261,6 +293,9 @@ impl Partition {
         append_time_ms: Option<i64>,
     ) -> Result<Appended, AppendError> {
         self.takes_changes()?;
+        // Held until it is written: what the reserve gives up meanwhile is not for this.
+        let room = self.ground.reserve.room().await;
+        let _room = room.map_err(AppendError::NotStored)?;
         header.base_offset = inner.end_offset;
         let segment_bytes = inner.effective.segment_bytes;
         match inner.segments.last() {
@@ -274,7 +309,8 @@ impl Partition {
             batch::set_append_time(&mut bytes, now_ms);
             header.max_timestamp_ms = now_ms;
         }
-        let frame = segment::frame(&bytes, self.synced.get().until, self.owner);
+        let (synced, salt) = (self.synced.get().until, inner.active().salt);
+        let frame = segment::frame(&bytes, synced, self.owner, salt);
         self.write(inner, &frame).await?;
         let active = inner.active();
         let position = active.bytes + segment::FRAME_HEADER_BYTES as u64;
@@ -464,9 +500,11 @@ impl Partition {
     async fn begin_segment(&self, inner: &mut Inner) -> Result<(), AppendError> {
         let base = inner.end_offset;
         let path = format!("{}/{}", self.folder, segment::file_name(base));
-        let header = segment::header(base, self.owner);
+        let salt = Salt::new(self.ground.entropy.draw());
+        let header = segment::header(base, self.owner, salt);
+        let disk = &self.ground.disk;
         let begun = async {
-            let file = self.disk.open(&path).await?;
+            let file = disk.open(&path).await?;
             if file.size().await? > 0 {
                 file.truncate(0).await?;
             }
@@ -476,7 +514,7 @@ impl Partition {
         let file = begun.await.map_err(AppendError::NotStored)?;
         let synced = async {
             file.sync().await.map_err(LogError::io(&path))?;
-            let synced = self.disk.sync_dir(&self.folder).await;
+            let synced = disk.sync_dir(&self.folder).await;
             synced.map_err(LogError::io(&self.folder))
         };
         synced.await.inspect_err(|_| self.give_up())?;
@@ -484,10 +522,11 @@ impl Partition {
         inner.segments.push(Segment {
             path,
             file,
+            salt,
             bytes: segment::HEADER_BYTES as u64,
             entries: Vec::new(),
         });
-        self.begun.store(true, Ordering::Relaxed);
+        self.ground.begun.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -523,9 +562,13 @@ impl Partition {
         Ok(self.note_of(&inner))
     }
 
-    /// The greatest producer id that it has seen.
-    pub async fn newest_producer(&self) -> Option<ProducerId> {
-        self.inner.lock().await.newest_producer
+    /// The greatest producer id among some that its records hold, or that it remembers.
+    pub async fn newest_producer(&self, among: Range<ProducerId>) -> Option<ProducerId> {
+        let inner = self.inner.lock().await;
+        let entries = inner.segments.iter().flat_map(|segment| &segment.entries);
+        let held = entries.map(|entry| entry.header.producer);
+        let held = held.filter(|id| among.contains(id)).max();
+        held.max(inner.producers.newest(among))
     }
 
     fn give_up(&self) {

@@ -31,7 +31,10 @@ use crate::{
     wire::batch::{BatchHeader, Marker, Outcome},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// As many batches as a client may have in flight can be recognised when they are sent again.
@@ -303,9 +306,10 @@ impl Producers {
         self.aborted = kept.aborted;
     }
 
-    /// The greatest id that is known.
-    pub fn newest(&self) -> Option<ProducerId> {
-        self.known.keys().next_back().copied()
+    /// The greatest id that is known among some.
+    pub fn newest(&self, among: Range<ProducerId>) -> Option<ProducerId> {
+        let newest = self.known.range(among).next_back();
+        newest.map(|(id, _)| *id)
     }
 
     /// How many are known.

@@ -4,15 +4,16 @@
 //! follows, and the CRC-32C of the file's name and what follows, in hexadecimal. What follows is JSON. With the name in
 //! the checksum, the bytes of one file in another's place are seen.
 
-use super::{reserve, LogError};
+use super::LogError;
 use crate::host::{self, Disk, ReplaceError};
 use serde::{de::DeserializeOwned, Serialize};
-use std::io;
 
 const MAGIC: &str = "seedbed-file";
 const FORMAT: u32 = 1;
 
-/// Replaces the file at `path`, durably; from the reserve, if the disk is full. [`LogError::Unchanged`]: it is as it was.
+/// Replaces the file at `path`, durably. [`LogError::Unchanged`]: it is as it was. See also [`Reserve::write`].
+///
+/// [`Reserve::write`]: super::reserve::Reserve::write
 pub async fn write<T: Serialize>(disk: &dyn Disk, path: &str, state: &T) -> Result<(), LogError> {
     write_as(disk, path, path, state).await
 }
@@ -25,13 +26,7 @@ pub async fn write_as<T: Serialize>(
     state: &T,
 ) -> Result<(), LogError> {
     let bytes = encode(name, state);
-    let mut replaced = host::replace_file(disk, path, &bytes).await;
-    let is_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
-    if matches!(&replaced, Err(ReplaceError::Unchanged(error)) if is_full(error))
-        && reserve::release(disk).await.is_ok()
-    {
-        replaced = host::replace_file(disk, path, &bytes).await;
-    }
+    let replaced = host::replace_file(disk, path, &bytes).await;
     replaced.map_err(|error| match error {
         ReplaceError::Unknown(source) => LogError::io(path)(source),
         ReplaceError::Unchanged(source) => LogError::Unchanged {

@@ -5,12 +5,11 @@
 //! keeps what it has learnt in a file of its own, so that it can serve its partitions while the first
 //! broker is away. Partition p of a topic is led by broker (hash of the topic + p) modulo their number.
 
-use super::{configs::Configs, small_file, LogError};
+use super::{configs::Configs, reserve::Reserve, small_file, LogError};
 use crate::{host::Disk, ids::PartitionId};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    io,
     sync::{
         atomic::{AtomicU64, Ordering},
         Arc,
@@ -56,6 +55,7 @@ pub struct Topic {
 /// The topics that a broker knows.
 pub struct Topics {
     disk: Arc<dyn Disk>,
+    reserve: Arc<Reserve>,
     known: Mutex<Indexed>,
     /// How many deletions this broker has been told of since it began.
     told: AtomicU64,
@@ -69,11 +69,8 @@ struct Known {
     /// How many topics were created here: it makes their ids differ.
     created: u64,
     topics: BTreeMap<String, Topic>,
-    /// Topics that were deleted, and whose files may still be there: which deletion it was.
-    deleted: BTreeMap<String, u64>,
-    /// The number of the last deletion: the first broker counts them. The others carry them out in this order, and none
-    /// of them twice: a request that comes late must not delete a new topic of this name.
-    deletions: u64,
+    /// Topics that were deleted, and whose files may still be there: their ids.
+    deleted: BTreeMap<String, Uuid>,
 }
 
 #[derive(Default)]
@@ -89,11 +86,13 @@ pub enum Created {
     New(Topic),
     /// It was there.
     Exists(Topic),
+    /// The topic of this name is still being deleted.
+    Deleting,
 }
 
 impl Topics {
     /// Reads what this broker knew before; notes durably that it knows nothing, if it is new.
-    pub async fn open(disk: Arc<dyn Disk>) -> Result<Topics, LogError> {
+    pub async fn open(disk: Arc<dyn Disk>, reserve: Arc<Reserve>) -> Result<Topics, LogError> {
         let known = match small_file::read(&*disk, TOPICS_FILE).await? {
             Some(known) => known,
             None => {
@@ -104,6 +103,7 @@ impl Topics {
         };
         Ok(Topics {
             disk,
+            reserve,
             known: Mutex::new(Indexed::new(known)),
             told: AtomicU64::new(0),
         })
@@ -162,7 +162,14 @@ impl Topics {
         if let Some(there) = known.known.topics.get(topic) {
             return Ok(Created::Exists(there.clone()));
         }
-        known.check_forgotten(topic)?;
+        if known.known.deleted.contains_key(topic) {
+            return Ok(Created::Deleting);
+        }
+        let room = self.reserve.room().await;
+        let _room = room.map_err(|source| LogError::Unchanged {
+            path: TOPICS_FILE.to_owned(),
+            source,
+        })?;
         let mut next = known.known.clone();
         let cluster = next.cluster.as_deref().unwrap_or_default();
         next.created += 1;
@@ -183,12 +190,12 @@ impl Topics {
     }
 
     /// Takes note of what the first broker says of a topic, durably before it counts; it was asked when there had been
-    /// `deletions`. Returns `None` if a topic was deleted since: it may have been this one, and the answer older than
-    /// that. One of the same name and another id is not replaced: its files are here.
+    /// `deletions`. Returns `None` if a topic was deleted since, or is still being deleted: it may have been this one,
+    /// and the answer older than that. One of the same name and another id is not replaced: its files are here.
     pub async fn learn(
         &self,
         topic: &str,
-        told: Topic,
+        mut told: Topic,
         deletions: u64,
     ) -> Result<Option<Topic>, LogError> {
         let mut known = self.known.lock().await;
@@ -196,11 +203,16 @@ impl Topics {
             return Ok(None);
         }
         match known.known.topics.get(topic) {
-            Some(there) if *there == told || there.id != told.id => {
-                return Ok(Some(there.clone()));
+            Some(there) if there.id != told.id => return Ok(Some(there.clone())),
+            // Partitions only become more: an answer that says fewer is an older one.
+            Some(there) => {
+                told.partitions = told.partitions.max(there.partitions);
+                if *there == told {
+                    return Ok(Some(told));
+                }
             }
-            Some(_) => {}
-            None => known.check_forgotten(topic)?,
+            None if known.known.deleted.contains_key(topic) => return Ok(None),
+            None => {}
         }
         let mut next = known.known.clone();
         next.topics.insert(topic.to_owned(), told.clone());
@@ -228,40 +240,23 @@ impl Topics {
     }
 
     /// Takes note that a topic is deleted, durably before the first of its files goes; that of this id, if one is
-    /// given. It cannot be added again before [`Topics::forget`]. `number` is that of the deletion, as the first broker
-    /// has it; without one, this is the first broker. Returns whether files may be left; `None` if there is no such
-    /// topic.
-    pub async fn delete(
-        &self,
-        topic: &str,
-        id: Option<Uuid>,
-        number: Option<u64>,
-    ) -> Result<Option<bool>, LogError> {
+    /// given. It cannot be added again before [`Topics::forget`]. Returns whether its files may still be there.
+    pub async fn delete(&self, topic: &str, id: Option<Uuid>) -> Result<bool, LogError> {
         let mut known = self.known.lock().await;
         self.told.fetch_add(1, Ordering::Relaxed);
-        let there = known.known.topics.get(topic);
-        if there.is_some_and(|there| id.is_some_and(|id| there.id != id)) {
-            return Ok(None);
+        let is_meant = |there: Uuid| id.is_none_or(|id| id == there);
+        if let Some(deleted) = known.known.deleted.get(topic) {
+            return Ok(is_meant(*deleted));
         }
-        if known.known.deleted.contains_key(topic) {
-            return Ok(Some(true));
-        }
-        let is_there = there.is_some();
-        let last = known.known.deletions;
-        let number = match number {
-            None if !is_there => return Ok(None),
-            None => last + 1,
-            // It was carried out before, and what has this name now is another topic.
-            Some(number) if number <= last => return Ok(Some(false)),
-            Some(number) => number,
+        let there = known.known.topics.get(topic).map(|topic| topic.id);
+        let Some(there) = there.filter(|there| is_meant(*there)) else {
+            return Ok(false);
         };
         let mut next = known.known.clone();
-        next.deletions = number;
-        if next.topics.remove(topic).is_some() {
-            next.deleted.insert(topic.to_owned(), number);
-        }
-        self.replace(&mut known, next).await?;
-        Ok(Some(is_there))
+        next.topics.remove(topic);
+        next.deleted.insert(topic.to_owned(), there);
+        self.replace_to_free(&mut known, next).await?;
+        Ok(true)
     }
 
     /// The files of a deleted topic are gone.
@@ -269,18 +264,30 @@ impl Topics {
         let mut known = self.known.lock().await;
         let mut next = known.known.clone();
         next.deleted.remove(topic);
-        self.replace(&mut known, next).await
+        self.replace_to_free(&mut known, next).await
     }
 
-    /// The deleted topics whose files may still be there, in the order of their deletions, which is told with them.
-    pub async fn deleted(&self) -> Vec<(String, u64)> {
+    /// The deleted topics whose files may still be there, and their ids.
+    pub async fn deleted(&self) -> Vec<(String, Uuid)> {
         let known = self.known.lock().await;
         let deleted = known.known.deleted.iter();
-        let mut deleted: Vec<_> = deleted
-            .map(|(topic, number)| (topic.clone(), *number))
-            .collect();
-        deleted.sort_by_key(|(_, number)| *number);
+        deleted.map(|(topic, id)| (topic.clone(), *id)).collect()
+    }
+
+    /// The name of the deleted topic with this id whose files may still be there.
+    pub async fn deleted_name_of(&self, id: Uuid) -> Option<String> {
+        let deleted = self.deleted().await.into_iter();
         deleted
+            .filter(|(_, deleted)| *deleted == id)
+            .map(|(name, _)| name)
+            .next()
+    }
+
+    /// Like [`Topics::replace`], where files go because of it: there must be room for that.
+    async fn replace_to_free(&self, known: &mut Indexed, next: Known) -> Result<(), LogError> {
+        self.reserve.write(TOPICS_FILE, &next).await?;
+        *known = Indexed::new(next);
+        Ok(())
     }
 
     async fn replace(&self, known: &mut Indexed, next: Known) -> Result<(), LogError> {
@@ -299,16 +306,6 @@ impl Indexed {
             known,
         }
     }
-
-    fn check_forgotten(&self, topic: &str) -> Result<(), LogError> {
-        match self.known.deleted.contains_key(topic) {
-            false => Ok(()),
-            true => {
-                let source = io::Error::other("the topic of this name is still being deleted");
-                Err(LogError::io(topic)(source))
-            }
-        }
-    }
 }
 
 /// An id that looks like the random ones that Kafka draws, and is the same for the same text.
@@ -318,6 +315,10 @@ pub fn random_looking(text: &str) -> Uuid {
 
 /// Which of `brokers` leads a partition.
 pub fn leader(topic: &str, partition: PartitionId, brokers: usize) -> usize {
+    assert!(
+        brokers > 0 && partition.0 >= 0,
+        "{topic}-{partition} of {brokers} brokers"
+    );
     let start = xxh3_64(topic.as_bytes()) as usize;
     start.wrapping_add(partition.0 as usize) % brokers
 }

@@ -18,7 +18,7 @@ pub use requests::{end_prepared, take_over};
 use super::{
     cluster::{name, Cluster, KeyType},
     member::Membership,
-    producer::{Delivered, Lanes, ProducerConfig, Within},
+    producer::{Delivered, Lanes, ProducerConfig, Within, RECORD_BYTES_MAX},
     transactions::TransactionVersion,
     TopicPartition,
 };
@@ -63,7 +63,7 @@ impl TransactionalConfig {
         TransactionalConfig {
             transactional_id: transactional_id.to_owned(),
             timeout: Duration::from_secs(60),
-            record_bytes_max: 1_000_000,
+            record_bytes_max: RECORD_BYTES_MAX,
             version: None,
             producer: ProducerConfig::default(),
         }

@@ -51,7 +51,7 @@ impl Times {
     /// a step, if there are more.
     pub fn go_on(
         &mut self,
-        is_it: impl Fn(Offset, i64) -> bool,
+        mut is_it: impl FnMut(Offset, i64) -> bool,
     ) -> Result<Option<Option<(Offset, i64)>>, Refusal> {
         let mut bytes = 0;
         while self.read < self.header.records {

@@ -282,6 +282,7 @@ impl Walk {
             return Err(invalid("a record that goes on after its end"));
         }
         self.bytes += prefix_bytes + len;
+        assert!(self.bytes <= UNPACKED_BYTES_MAX, "{} bytes", self.bytes);
         Ok(())
     }
 

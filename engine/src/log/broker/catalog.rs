@@ -16,10 +16,14 @@ mod objection;
 
 pub(super) use learn::Which;
 
+use self::objection::Objection;
 use super::{is_internal, Broker};
 use crate::{
     ids::PartitionId,
-    log::topics::{self, Topic},
+    log::{
+        topics::{self, Topic},
+        LogError,
+    },
     wire,
 };
 use kafka_protocol::{
@@ -89,6 +93,15 @@ impl Broker {
             None if self.config.id.0 == 0 => Err(ResponseError::UnknownTopicId),
             None => Ok(self.learn(Which::Id(id)).await?.0),
         }
+    }
+
+    /// What is said where the disk did not keep what was decided. If it is unknown whether it did, the broker ends.
+    fn not_kept(&self, error: LogError) -> Objection {
+        let told = Objection::new(ResponseError::KafkaStorageError, error.to_string());
+        if !matches!(error, LogError::Unchanged { .. }) {
+            self.fail(error);
+        }
+        told
     }
 
     /// What this broker can do.

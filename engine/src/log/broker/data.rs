@@ -289,11 +289,8 @@ impl Broker {
         isolation: Isolation,
         purse: &mut Purse,
     ) -> Result<Reading, ResponseError> {
-        let bounds = partition.bounds().await;
-        if !(bounds.start..=bounds.high_watermark).contains(&offset) {
-            return Err(ResponseError::OffsetOutOfRange);
-        }
         let found = partition.find(offset, portion, isolation).await;
+        let found = found.ok_or(ResponseError::OffsetOutOfRange)?;
         // Once as records, and once more as the answer.
         let bytes = 2 * found.bytes();
         if bytes > 0 && !purse.pay(&self.rooms.leaving, bytes).await {
@@ -394,6 +391,8 @@ fn name_each_once(topics: &mut [FetchTopic]) {
         (topic.partitions).retain(|wanted| named.insert(which(wanted.partition)));
         topic.partitions.reverse();
     }
+    let left: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
+    assert_eq!(left, named.len(), "each partition is named once");
 }
 
 fn has_error(topics: &[FetchableTopicResponse]) -> bool {

@@ -9,7 +9,10 @@ use crate::{
     log::{cluster::BACKOFF, LogError},
 };
 use futures::{future::BoxFuture, FutureExt};
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{atomic::Ordering, Arc},
+};
 use uuid::Uuid;
 
 /// What became of a topic that was to be deleted.
@@ -24,19 +27,17 @@ pub(super) enum Deleted {
 }
 
 impl Broker {
-    /// Deletes a topic here and, if this is the first broker, everywhere. `id`, `number`: see [`Topics::delete`].
-    ///
-    /// [`Topics::delete`]: crate::log::topics::Topics::delete
+    /// Deletes a topic here and, if this is the first broker, everywhere; that of this id, if one is given.
     pub(super) async fn delete_here(
         self: &Arc<Self>,
         topic: &str,
         id: Option<Uuid>,
-        number: Option<u64>,
     ) -> Result<Deleted, LogError> {
-        match self.topics.delete(topic, id, number).await? {
-            None => return Ok(Deleted::Unknown),
-            Some(false) => return Ok(Deleted::Gone),
-            Some(true) => {}
+        if self.stopped.load(Ordering::Relaxed) {
+            return Ok(Deleted::Later);
+        }
+        if !self.topics.delete(topic, id).await? {
+            return Ok(Deleted::Unknown);
         }
         self.remove_deleted().await?;
         let mut left = self.topics.deleted().await.into_iter();
@@ -63,28 +64,35 @@ impl Broker {
     /// Removes what deleted topics have left; one at a time does it. Returns whether all of it is gone.
     async fn remove_deleted(self: &Arc<Self>) -> Result<bool, LogError> {
         let _turn = self.deleting.lock().await;
-        for (topic, number) in self.topics.deleted().await {
-            // The others carry them out in their order.
-            if !self.remove_at_others(&topic, number).await {
+        if self.stopped.load(Ordering::Relaxed) {
+            // What it has left is noted, and nothing of it may go any more: the next start goes on.
+            return Ok(false);
+        }
+        let mut is_all = true;
+        for (topic, id) in self.topics.deleted().await {
+            if !self.remove_at_others(&topic, id).await {
                 return Ok(false);
             }
             match self.remove_topic(&topic).await {
-                // Later: there is no room for the note.
-                Err(LogError::Unchanged { .. }) => return Ok(false),
+                Err(LogError::Unchanged { path, source }) => {
+                    // It is tried again; the reserve has said that the disk is full.
+                    tracing::info!(name: "broker.deletion-waits", topic, path, %source);
+                    is_all = false;
+                }
                 removed => removed?,
             }
         }
-        Ok(true)
+        Ok(is_all)
     }
 
     /// Whether all brokers that this one decides for have removed what they had of a topic.
-    async fn remove_at_others(&self, topic: &str, number: u64) -> bool {
+    async fn remove_at_others(&self, topic: &str, id: Uuid) -> bool {
         let others = match self.config.id.0 {
             0 => 1..self.config.brokers.len(),
             _ => 0..0,
         };
         for other in others {
-            if let Err(error) = self.delete_at(other, topic, number).await {
+            if let Err(error) = self.delete_at(other, id).await {
                 tracing::info!(name: "broker.deletion-waits", topic, other, %error);
                 return false;
             }
@@ -94,16 +102,7 @@ impl Broker {
 
     async fn remove_topic(self: &Arc<Self>, topic: &str) -> Result<(), LogError> {
         tracing::info!(name: "broker.topic-deleted", topic);
-        let mut closing = Vec::new();
-        // No partition of it is opened after this: see `open_partition`.
-        self.partitions.lock().await.retain(|key, (_, open)| {
-            let is_left = key.topic != topic;
-            if !is_left {
-                closing.push(open.clone());
-            }
-            is_left
-        });
-        for open in closing {
+        for open in self.slots.remove(topic).await {
             open.close().await;
         }
         let disk = &*self.host.disk;

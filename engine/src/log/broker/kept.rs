@@ -8,6 +8,7 @@ use super::{
 use crate::{
     host::Disk,
     log::{
+        reserve::Reserve,
         segment,
         topics::{is_internal, Topics, TOPICS_FILE},
         LogError,
@@ -25,7 +26,7 @@ pub(super) struct Kept {
 impl Kept {
     /// Opens them. A new broker makes them, in this order, before it has any partition; so one that is missing before
     /// what is there was lost, and [`LogError::Missing`] says so.
-    pub async fn open(disk: &Arc<dyn Disk>) -> Result<Kept, LogError> {
+    pub async fn open(disk: &Arc<dyn Disk>, reserve: &Arc<Reserve>) -> Result<Kept, LogError> {
         let files = disk.list("").await.map_err(LogError::io(""))?;
         let logs = disk.folders(LOG_FOLDER).await;
         let logs = logs.map_err(LogError::io(LOG_FOLDER))?;
@@ -53,13 +54,19 @@ impl Kept {
                 });
             }
         }
-        let topics = Topics::open(disk.clone()).await?;
+        let topics = Topics::open(disk.clone(), reserve.clone()).await?;
         let producer_ids = ProducerIds::open(&**disk).await?;
         let notes = match Notes::open(&**disk).await? {
             Some(notes) => notes,
             None => Notes::create(&**disk).await?,
         };
         check_known(&**disk, &topics, &logs).await?;
+        // Of topics that are gone, a stop may have left some: a new one of such a name would be missing what they say.
+        let (all, deleted) = (topics.all().await, topics.deleted().await);
+        notes.retain(|topic| {
+            let is_known = all.iter().any(|(known, _)| known == topic);
+            is_internal(topic) || is_known || deleted.iter().any(|(deleted, _)| deleted == topic)
+        });
         Ok(Kept {
             topics,
             producer_ids,

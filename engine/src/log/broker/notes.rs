@@ -2,14 +2,15 @@
 //! and how far they were durable. So what is cut off or missing later is seen.
 //!
 //! It is written about once a second while anything is appended: a partition has at least what the note says, so what has
-//! rested for a moment cannot go in silence, not even the end of a last segment. It is written once more, to another file, when the broker is stopped: then it has exactly that. The next start renames that file back
-//! before anybody is served, which takes no room.
+//! rested for a moment cannot go in silence, not even the end of a last segment.
+//! It is written once more, to another file, when the broker is stopped: then it has exactly that. The next start renames
+//! that file back before anybody is served, which takes no room.
 
 use super::Broker;
 use crate::{
     host::Disk,
     log::{
-        partition::{Expected, Note, Partition},
+        partition::{Expected, Note},
         small_file, LogError, TopicPartition,
     },
 };
@@ -18,7 +19,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         atomic::{AtomicBool, Ordering},
-        Arc, Mutex, MutexGuard,
+        Mutex, MutexGuard,
     },
 };
 
@@ -40,41 +41,45 @@ pub(super) struct Notes {
     known: Mutex<All>,
     /// Held by who writes them, from what is written on: nobody forgets a topic meanwhile.
     writing: tokio::sync::Mutex<()>,
-    /// A segment has begun that is not noted yet.
-    begun: Arc<AtomicBool>,
+    /// What was noted last is not written yet.
+    is_unwritten: AtomicBool,
 }
 
 impl Notes {
     /// Reads the notes. Returns `None` if there are none.
     pub async fn open(disk: &dyn Disk) -> Result<Option<Notes>, LogError> {
-        let notes = |known| Notes {
-            known: Mutex::new(known),
-            writing: tokio::sync::Mutex::default(),
-            begun: Arc::default(),
-        };
         let stopped = small_file::read_as::<All>(disk, STOPPED_FILE, PARTITIONS_FILE).await?;
         if let Some(known) = stopped {
             let renamed = disk.rename(STOPPED_FILE, PARTITIONS_FILE).await;
             renamed.map_err(LogError::io(STOPPED_FILE))?;
             disk.sync_dir("").await.map_err(LogError::io(""))?;
-            return Ok(Some(notes(known)));
+            return Ok(Some(Notes::new(known)));
         }
         let Some(mut known) = small_file::read::<All>(disk, PARTITIONS_FILE).await? else {
             return Ok(None);
         };
         let all = known.values_mut().flat_map(BTreeMap::values_mut);
         all.for_each(|noted| noted.exact = false);
-        Ok(Some(notes(known)))
+        Ok(Some(Notes::new(known)))
     }
 
     /// Begins to take notes.
     pub async fn create(disk: &dyn Disk) -> Result<Notes, LogError> {
         small_file::write(disk, PARTITIONS_FILE, &All::default()).await?;
-        Ok(Notes {
-            known: Mutex::default(),
+        Ok(Notes::new(All::default()))
+    }
+
+    fn new(known: All) -> Notes {
+        Notes {
+            known: Mutex::new(known),
             writing: tokio::sync::Mutex::default(),
-            begun: Arc::default(),
-        })
+            is_unwritten: AtomicBool::new(false),
+        }
+    }
+
+    /// Forgets topics but for those that are to be kept; durably, when they are next written.
+    pub fn retain(&self, is_kept: impl Fn(&str) -> bool) {
+        self.known().retain(|topic, _| is_kept(topic));
     }
 
     /// Forgets some partitions, durably.
@@ -106,7 +111,26 @@ impl Notes {
         let mut known = self.known();
         let topic = known.entry(of.topic.clone()).or_default();
         let noted = Noted { note, exact };
+        let before = topic.get(&of.partition.0).map(|noted| noted.note);
+        assert!(
+            note.segment <= note.end && before.is_none_or(|before| before.end <= note.end),
+            "{of} was durable up to {before:?}, and is up to {note:?}"
+        );
         topic.insert(of.partition.0, noted) != Some(noted)
+    }
+
+    /// Notes durably where partitions end, which nobody changes any more.
+    pub async fn write_stopped(
+        &self,
+        disk: &dyn Disk,
+        ended: Vec<(TopicPartition, Note)>,
+    ) -> Result<(), LogError> {
+        let _writing = self.writing.lock().await;
+        for (of, note) in ended {
+            self.note(&of, note, true);
+        }
+        let known = self.known().clone();
+        small_file::write_as(disk, STOPPED_FILE, PARTITIONS_FILE, &known).await
     }
 
     /// What is noted of a partition that is to be opened.
@@ -121,19 +145,15 @@ impl Notes {
             Some(Noted { note, exact: true }) => Expected::Exactly(*note),
         }
     }
-
-    /// Whoever begins a segment sets this.
-    pub fn begun(&self) -> Arc<AtomicBool> {
-        self.begun.clone()
-    }
 }
 
 impl Broker {
     /// Notes what has begun, or was appended, since the last note.
     pub(super) async fn note_partitions(&self) {
         let _writing = self.notes.writing.lock().await;
-        let mut is_news = self.notes.begun.swap(false, Ordering::Relaxed);
-        for (of, partition) in self.open_partitions().await {
+        let was_left = self.notes.is_unwritten.swap(false, Ordering::Relaxed);
+        let mut is_news = self.ground.has_begun() || was_left;
+        for (of, _, partition) in self.slots.open().await {
             if let Some(note) = partition.note().await {
                 is_news |= self.notes.note(&of, note, false);
             }
@@ -146,7 +166,7 @@ impl Broker {
         if let Err(error) = written {
             // What is noted is true, whether it is the old note or the new one.
             tracing::info!(name: "broker.note-waits", %error);
-            self.notes.begun.store(true, Ordering::Relaxed);
+            self.notes.is_unwritten.store(true, Ordering::Relaxed);
         }
     }
 
@@ -155,31 +175,9 @@ impl Broker {
         let _writing = self.notes.writing.lock().await;
         let mut known = self.notes.known().clone();
         if known.remove(topic).is_some() {
-            small_file::write(&*self.host.disk, PARTITIONS_FILE, &known).await?;
+            self.reserve.write(PARTITIONS_FILE, &known).await?;
             self.notes.known().remove(topic);
         }
         Ok(())
-    }
-
-    /// Ends the partitions, and notes durably where: nothing is appended from here on.
-    pub(super) async fn stop(&self) -> Result<(), LogError> {
-        let _deleting = self.deleting.lock().await;
-        let _writing = self.notes.writing.lock().await;
-        self.stopped.store(true, Ordering::Relaxed);
-        for (of, partition) in self.open_partitions().await {
-            if let Some(note) = partition.stop().await? {
-                self.notes.note(&of, note, true);
-            }
-        }
-        let (disk, known) = (&*self.host.disk, self.notes.known().clone());
-        small_file::write_as(disk, STOPPED_FILE, PARTITIONS_FILE, &known).await
-    }
-
-    /// The partitions that are open, in their order.
-    async fn open_partitions(&self) -> Vec<(TopicPartition, Arc<Partition>)> {
-        let partitions = self.partitions.lock().await;
-        let all = partitions.iter();
-        all.map(|(of, (_, open))| (of.clone(), open.clone()))
-            .collect()
     }
 }

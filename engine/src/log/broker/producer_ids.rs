@@ -6,14 +6,14 @@ use crate::{
     ids::ProducerId,
     log::{small_file, LogError},
 };
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// The first number that is not reserved.
 pub(super) const PRODUCER_IDS_FILE: &str = "producer-ids";
 const IDS_PER_BLOCK: i64 = 1000;
 /// Ids of different brokers differ in their upper bits: the lower ones are a number of this one's.
 const BROKER_SHIFT: u32 = 40;
-/// No broker gets there by giving out ids. A greater number in a log was made up by a client, and is not passed.
+/// No broker gets there by giving out ids. A greater number in a log was made up by a client.
 const NUMBER_MAX: i64 = 1 << (BROKER_SHIFT - 1);
 
 /// Which producer ids were given out.
@@ -59,20 +59,24 @@ impl Broker {
         Ok(i64::from(self.config.id.0) << BROKER_SHIFT | number)
     }
 
-    /// Gives out no id that a log holds, whatever the file says.
+    /// The ids that this broker may have given out. What else a log holds, other brokers have given out, or a client has
+    /// made up: however great it is, it says nothing about these.
+    pub(super) fn own_producer_ids(&self) -> Range<ProducerId> {
+        let first = i64::from(self.config.id.0) << BROKER_SHIFT;
+        ProducerId(first)..ProducerId(first + NUMBER_MAX)
+    }
+
+    /// Gives out none of the own ids that a log holds, whatever the file says: the greatest of them is `held`.
     pub(super) async fn pass_producer_id(&self, held: Option<ProducerId>) {
-        let Some(ProducerId(held)) = held.filter(|held| held.0 >= 0) else {
-            return;
-        };
-        let number = held & ((1 << BROKER_SHIFT) - 1);
-        if held >> BROKER_SHIFT != i64::from(self.config.id.0) || number >= NUMBER_MAX {
-            return;
-        }
+        let own = self.own_producer_ids();
+        let Some(held) = held else { return };
+        assert!(own.contains(&held), "{held} is none of {own:?}");
+        let number = held.0 - own.start.0;
         let mut ids = self.producer_ids.lock().await;
         if number >= ids.next {
             tracing::warn!(
                 name: "broker.producer-ids-passed",
-                held,
+                held = held.0,
                 "the logs hold a producer id that `{PRODUCER_IDS_FILE}` does not know; those after it are given out"
             );
             ids.next = number + 1;

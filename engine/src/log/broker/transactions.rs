@@ -206,9 +206,11 @@ impl Broker {
                 }
                 broker.spawn_finish(&coordinator, &id);
             }
-            let newest = coordinator
-                .fold
-                .look(|all| all.iter().map(|(_, known)| known.producer).max());
+            let own = broker.own_producer_ids();
+            let newest = coordinator.fold.look(|all| {
+                let held = all.iter().map(|(_, known)| known.producer);
+                held.filter(|id| own.contains(id)).max()
+            });
             broker.pass_producer_id(newest).await;
             all.insert(index, coordinator.clone());
             Ok(coordinator)

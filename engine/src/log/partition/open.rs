@@ -2,7 +2,7 @@
 
 use super::{
     retain::{before, remove_segments, Snapshot, SNAPSHOT_FILE},
-    Expected, Inner, Note, Partition, Segment, Synced,
+    Expected, Ground, Inner, Note, Partition, Segment, Synced,
 };
 use crate::{
     host::Disk,
@@ -10,21 +10,18 @@ use crate::{
     log::{
         configs::Effective,
         producers::Producers,
-        segment::{self, Entry, Owner, Tail},
+        segment::{self, Entry, Owner, Scanner, Tail},
         small_file, LogError,
     },
     watched::Watched,
-    wire::batch::{self, Body, Marker},
 };
-use bytes::Bytes;
-use std::sync::{atomic::AtomicBool, Arc};
 use tokio::sync::{Mutex, Notify};
 
 /// What of the last segment is to be settled before it is served.
 struct Last {
-    /// What it holds.
-    bytes: Bytes,
-    /// What follows the good frames.
+    /// The checksum of the good frames, and what is before them.
+    checksum: u32,
+    /// What follows them.
     torn: Option<Torn>,
 }
 
@@ -39,23 +36,23 @@ struct Torn {
 
 impl Partition {
     /// Opens the partition in `folder`. Cuts a torn tail; reports damage before it, and what is missing of what was
-    /// `expected`. Nothing is changed before everything was looked at. `begun` is set with each segment that begins.
+    /// `expected`. Nothing is changed before everything was looked at.
     ///
     /// The last segment is written again, in place, and synced, before anything in it is served: after a crash its
     /// bytes may be in the page cache only, and after a failed sync the kernel may wrongly call them clean. That
     /// takes no room on the disk. After a clean stop it is known to be durable.
     pub async fn open(
-        disk: Arc<dyn Disk>,
+        ground: Ground,
         folder: String,
         effective: Effective,
         expected: Expected,
-        begun: Arc<AtomicBool>,
     ) -> Result<Partition, LogError> {
+        let disk = &*ground.disk;
         let names = disk.list(&folder).await.map_err(LogError::io(&folder))?;
         let bases = names.iter().filter_map(|name| segment::base_of(name));
         let at = format!("{folder}/{SNAPSHOT_FILE}");
         let snapshot = match names.iter().any(|name| name == SNAPSHOT_FILE) {
-            true => small_file::read(&*disk, &at).await?,
+            true => small_file::read(disk, &at).await?,
             false => None,
         };
         let snapshot = snapshot.unwrap_or(Snapshot {
@@ -68,7 +65,6 @@ impl Partition {
             segments: Vec::new(),
             start_offset: snapshot.start_offset,
             end_offset: snapshot.start_offset,
-            newest_producer: snapshot.producers.newest(),
             producers: snapshot.producers,
         };
         // A crash came between the snapshot and the removal of what it replaces.
@@ -96,7 +92,7 @@ impl Partition {
                 });
             }
             let is_last = index + 1 == bases.len();
-            let load = inner.load(&*disk, path, *base, owner, is_last, snapshot.at);
+            let load = inner.load(disk, path, *base, owner, is_last, snapshot.at);
             match load.await? {
                 Some(loaded) => last = Some(loaded),
                 None => gone.push(*base),
@@ -104,7 +100,7 @@ impl Partition {
         }
         let torn = last.as_ref().and_then(|last| last.torn.as_ref());
         inner.check_whole(&folder, snapshot.at, expected, torn)?;
-        remove_segments(&*disk, &folder, &gone).await?;
+        remove_segments(disk, &folder, &gone).await?;
         if let (Some(last), false) = (last, matches!(expected, Expected::Exactly(_))) {
             inner.settle_last(last).await?;
             // A crash may have come before its entry was durable, and so may have a sync that failed.
@@ -114,7 +110,7 @@ impl Partition {
         let end_offset = inner.end_offset;
         let stable = inner.producers.stable(end_offset);
         let partition = Partition {
-            disk,
+            ground,
             folder,
             owner,
             inner: Mutex::new(inner),
@@ -126,7 +122,6 @@ impl Partition {
                 stopped: false,
             }),
             appended: Notify::new(),
-            begun,
         };
         tracing::info!(
             name: "log.opened",
@@ -152,9 +147,13 @@ impl Inner {
     ) -> Result<Option<Last>, LogError> {
         let file = disk.open(&path).await.map_err(LogError::io(&path))?;
         let size = file.size().await.map_err(LogError::io(&path))?;
-        let bytes = file.read_at(0, size as usize).await;
-        let bytes = bytes.map_err(LogError::io(&path))?;
-        let scan = segment::scan(&bytes, base, owner);
+        let mut scanner = Scanner::new(base, owner, size);
+        while let Some(range) = scanner.wants() {
+            let bytes = (range.end - range.start) as usize;
+            let bytes = file.read_at(range.start, bytes).await;
+            scanner.take(&bytes.map_err(LogError::io(&path))?);
+        }
+        let scan = scanner.end();
         let torn = match scan.tail {
             Tail::Clean => None,
             Tail::Unbegun if is_last => return Ok(None),
@@ -169,24 +168,23 @@ impl Inner {
                 return Err(damaged(path, scan.good_bytes, scan.end_offset, what))
             }
         };
-        let news = (scan.entries.iter()).filter(|entry| entry.header.base_offset >= known_until);
-        for entry in news {
-            let marker = match entry.header.control {
-                false => None,
-                true => Some(marker_at(&bytes, entry, &path)?),
-            };
-            self.producers.apply(&entry.header, marker.as_ref());
+        let mut markers = scan.markers.iter();
+        for Entry { header, .. } in &scan.entries {
+            let marker = header.control.then(|| markers.next()).flatten();
+            if header.base_offset >= known_until {
+                self.producers.apply(header, marker);
+            }
         }
-        let producers = scan.entries.iter().map(|entry| entry.header.producer);
-        self.newest_producer = self.newest_producer.max(producers.max());
         self.end_offset = scan.end_offset;
         self.segments.push(Segment {
             path,
             file,
+            salt: scan.salt.expect("a segment that has begun has one"),
             bytes: scan.good_bytes,
             entries: scan.entries,
         });
-        Ok(Some(Last { bytes, torn }))
+        let checksum = scan.checksum;
+        Ok(Some(Last { checksum, torn }))
     }
 
     /// Compares what is there with what was durable.
@@ -238,7 +236,6 @@ impl Inner {
     async fn settle_last(&mut self, last: Last) -> Result<(), LogError> {
         let segment = self.segments.last().expect("it was loaded");
         let io = |error| LogError::io(&segment.path)(error);
-        let good = &last.bytes[..segment.bytes as usize];
         if let Some(torn) = last.torn {
             tracing::warn!(
                 name: "log.torn-tail",
@@ -253,7 +250,22 @@ impl Inner {
             );
             segment.file.truncate(segment.bytes).await.map_err(io)?;
         }
-        segment.file.write_at(0, good).await.map_err(io)?;
+        let (mut at, mut checksum) = (0, 0);
+        while at < segment.bytes {
+            let window = (segment.bytes - at).min(segment::WINDOW_BYTES as u64);
+            let bytes = segment.file.read_at(at, window as usize);
+            let bytes = bytes.await.map_err(io)?;
+            if bytes.is_empty() {
+                break;
+            }
+            segment.file.write_at(at, &bytes).await.map_err(io)?;
+            checksum = crc32c::crc32c_append(checksum, &bytes);
+            at += bytes.len() as u64;
+        }
+        if checksum != last.checksum {
+            let what = "the disk reads it otherwise than a moment ago".to_owned();
+            return Err(damaged(segment.path.clone(), 0, segment.base(), what));
+        }
         segment.file.sync().await.map_err(io)
     }
 }
@@ -264,18 +276,5 @@ fn damaged(path: String, position: u64, offset: Offset, what: String) -> LogErro
         position,
         offset,
         what,
-    }
-}
-
-/// The marker in a control batch of a segment.
-fn marker_at(bytes: &Bytes, entry: &Entry, path: &str) -> Result<Marker, LogError> {
-    let from = entry.position as usize;
-    let batch = bytes.slice(from..from + entry.header.bytes);
-    let (position, offset) = (entry.position, entry.header.base_offset);
-    let damaged = |what: String| damaged(path.to_owned(), position, offset, what);
-    let batches = batch::decode(&batch).map_err(|error| damaged(error.to_string()))?;
-    match batches.first().map(|batch| &batch.body) {
-        Some(Body::Control(marker)) => Ok(*marker),
-        _ => Err(damaged("a control batch without a marker".into())),
     }
 }

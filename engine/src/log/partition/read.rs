@@ -149,18 +149,26 @@ impl Partition {
     }
 
     /// Whole batches from the one that holds `offset` on, a `portion` of them; nothing beyond what
-    /// `isolation` allows.
+    /// `isolation` allows. Returns `None` if `offset` is not in the log.
     pub async fn read(
         &self,
         offset: Offset,
         portion: Portion,
         isolation: Isolation,
-    ) -> Result<Reading, LogError> {
-        self.find(offset, portion, isolation).await.read().await
+    ) -> Result<Option<Reading>, LogError> {
+        match self.find(offset, portion, isolation).await {
+            None => Ok(None),
+            Some(located) => Ok(Some(located.read().await?)),
+        }
     }
 
-    /// Where that is, and how much: nothing is read yet.
-    pub async fn find(&self, offset: Offset, portion: Portion, isolation: Isolation) -> Located {
+    /// Where that is, and how much: nothing is read yet. Returns `None` if `offset` is not in the log.
+    pub async fn find(
+        &self,
+        offset: Offset,
+        portion: Portion,
+        isolation: Isolation,
+    ) -> Option<Located> {
         let mut reading = Reading {
             records: Bytes::new(),
             aborted: Vec::new(),
@@ -172,6 +180,10 @@ impl Partition {
         };
         let inner = self.inner.lock().await;
         reading.bounds = self.bounds_of(&inner);
+        // In this moment: the records before the start may go in the next one.
+        if !(reading.bounds.start..=reading.bounds.high_watermark).contains(&offset) {
+            return None;
+        }
         let until = reading.bounds.until(isolation);
         let holds = |segment: &Segment| {
             let last = segment.entries.last();
@@ -182,7 +194,7 @@ impl Partition {
             .segments
             .partition_point(|segment| !segment.entries.is_empty() && !holds(segment));
         let Some(segment) = inner.segments.get(index).filter(|segment| holds(segment)) else {
-            return Located::nothing(reading);
+            return Some(Located::nothing(reading));
         };
         let first = segment
             .entries
@@ -203,12 +215,12 @@ impl Partition {
             headers.push(entry.header);
         }
         let Some(from) = from else {
-            return Located::nothing(reading);
+            return Some(Located::nothing(reading));
         };
         if isolation == Isolation::ReadCommitted {
             reading.aborted = inner.producers.aborted(offset, end_offset);
         }
-        Located {
+        Some(Located {
             reading,
             place: Some(Place {
                 file: segment.file.clone(),
@@ -217,7 +229,7 @@ impl Partition {
                 bytes: len,
                 headers,
             }),
-        }
+        })
     }
 
     /// The first record of this time, or later, and its time; `None` if there is none. It is looked for in `room`.
@@ -244,14 +256,17 @@ impl Partition {
     /// The first of the records with the greatest time, and that time (KIP-734); `None` if there are no records. It is
     /// looked for in `room`.
     pub async fn find_newest(&self, room: &Unpacking) -> Result<Option<(Offset, i64)>, LogError> {
-        let mut newest = None;
+        // Of the batch in whose middle the log begins, the newest record may be deleted: it is looked into.
+        let split = self.find_batch(Offset(0), |_| true).await;
+        let split = split.filter(|found| found.header.base_offset < found.start);
+        let (mut newest, from) = match &split {
+            None => (None, Offset(0)),
+            Some(split) => (split.newest(room).await?, split.header.end_offset()),
+        };
         {
             let inner = self.inner.lock().await;
-            for header in inner.data_since(Offset(0)) {
-                if newest.is_none_or(|newest| header.max_timestamp_ms > newest) {
-                    newest = Some(header.max_timestamp_ms);
-                }
-            }
+            let whole = inner.data_since(from);
+            newest = newest.max(whole.map(|header| header.max_timestamp_ms).max());
         }
         match newest {
             None => Ok(None),
@@ -311,6 +326,26 @@ impl Found {
         time_ms: i64,
         room: &Unpacking,
     ) -> Result<Option<(Offset, i64)>, LogError> {
+        self.look(room, |found_ms| found_ms >= time_ms).await
+    }
+
+    /// The greatest time of its records that are left.
+    async fn newest(&self, room: &Unpacking) -> Result<Option<i64>, LogError> {
+        let mut newest = None;
+        let all = self.look(room, |time_ms| {
+            newest = newest.max(Some(time_ms));
+            false
+        });
+        all.await?;
+        Ok(newest)
+    }
+
+    /// The first of its records that is left, and whose time `is_it`; and that time.
+    async fn look(
+        &self,
+        room: &Unpacking,
+        mut is_it: impl FnMut(i64) -> bool,
+    ) -> Result<Option<(Offset, i64)>, LogError> {
         let _room = room.take(self.header.bytes + UNPACKED_BYTES_MAX).await;
         let read = self.file.read_at(self.position, self.header.bytes).await;
         let bytes = read.map_err(LogError::io(&self.path))?;
@@ -321,9 +356,9 @@ impl Found {
             what: what.to_string(),
         };
         let mut times = Times::begin(bytes).map_err(damaged)?;
-        let is_it = |offset, time| time >= time_ms && offset >= self.start;
         loop {
-            if let Some(found) = times.go_on(is_it).map_err(damaged)? {
+            let found = times.go_on(|offset, time_ms| offset >= self.start && is_it(time_ms));
+            if let Some(found) = found.map_err(damaged)? {
                 return Ok(found);
             }
             // It is a large one: others are served meanwhile.

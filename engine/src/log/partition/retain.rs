@@ -107,15 +107,21 @@ impl Partition {
             producers,
         };
         let path = format!("{}/{SNAPSHOT_FILE}", self.folder);
-        match small_file::write(&*self.disk, &path, &snapshot).await {
+        let bases: Vec<Offset> = inner.segments.iter().map(Segment::base).collect();
+        let gone = before(&bases, start);
+        let ground = &self.ground;
+        let written = match gone {
+            0 => small_file::write(&*ground.disk, &path, &snapshot).await,
+            // What goes makes room.
+            _ => ground.reserve.write(&path, &snapshot).await,
+        };
+        match written {
             Err(LogError::Unchanged { source, .. }) => return Err(AppendError::NotStored(source)),
             // Whether the old snapshot or the new one is there is unknown now.
             written => written.inspect_err(|_| self.give_up())?,
         }
         inner.producers.become_retained(snapshot.producers);
         inner.start_offset = start;
-        let bases: Vec<Offset> = inner.segments.iter().map(Segment::base).collect();
-        let gone = before(&bases, start);
         drop(inner.segments.drain(..gone));
         tracing::info!(
             name: "log.segments-removed",
@@ -124,7 +130,7 @@ impl Partition {
             start_offset = start.0
         );
         self.tell_state(inner, "retained");
-        Ok(remove_segments(&*self.disk, &self.folder, &bases[..gone]).await?)
+        Ok(remove_segments(&*self.ground.disk, &self.folder, &bases[..gone]).await?)
     }
 }
 
@@ -132,7 +138,12 @@ impl Partition {
 /// or before it. The active one has none.
 pub(super) fn before(bases: &[Offset], start: Offset) -> usize {
     let successors = bases.iter().skip(1);
-    successors.take_while(|base| **base <= start).count()
+    let gone = successors.take_while(|base| **base <= start).count();
+    assert!(
+        bases.is_empty() || gone < bases.len(),
+        "the active one stays"
+    );
+    gone
 }
 
 pub(super) async fn remove_segments(

@@ -9,6 +9,7 @@ use super::{
 use crate::log::{
     broker::{to_its_end, Broker},
     configs::{ConfigChange, ConfigKey, ConfigKind, Configs, Effective, KEYS},
+    segment,
     topics::{self, is_internal, Topic},
 };
 use kafka_protocol::{
@@ -47,7 +48,7 @@ impl Broker {
             false => defaults.with(configs),
             // What a coordinator writes there is not limited by what a client may.
             true => Effective {
-                message_bytes_max: usize::MAX,
+                message_bytes_max: segment::BATCH_BYTES_MAX,
                 retention_bytes: None,
                 retention: None,
                 ..defaults
@@ -55,12 +56,16 @@ impl Broker {
         }
     }
 
-    /// From now on the open partitions of a topic do as it is configured.
-    pub(super) async fn configure(&self, name: &str, topic: &Topic) {
+    /// From now on the open partitions of a topic do as it is configured; those that are opened later do anyway.
+    pub(super) async fn configure(&self, name: &str) {
+        // From what is read here on: whoever comes later reads what is newer.
+        let _turn = self.configuring.lock().await;
+        let Some(topic) = self.topics.get(name).await else {
+            return;
+        };
         let effective = self.effective(name, &topic.configs);
-        let partitions = self.partitions.lock().await;
-        for (key, (id, partition)) in partitions.iter() {
-            if key.topic == name && *id == topic.id {
+        for (key, id, partition) in self.slots.open().await {
+            if key.topic == name && id == topic.id {
                 partition.configure(effective).await;
             }
         }
@@ -107,7 +112,7 @@ impl Broker {
                     check_name(name)?;
                 }
                 let topic = self.topic(name).await?;
-                Ok(self.describe_topic(&topic))
+                Ok(self.describe_topic(name, &topic))
             }
             BROKER if name.is_empty() || name == self.config.id.to_string() => {
                 Ok(self.describe_broker())
@@ -126,8 +131,12 @@ impl Broker {
     }
 
     /// All that can be configured of a topic, as it holds.
-    pub(super) fn describe_topic(&self, topic: &Topic) -> Vec<DescribeConfigsResourceResult> {
-        let defaults = self.config.defaults();
+    pub(super) fn describe_topic(
+        &self,
+        name: &str,
+        topic: &Topic,
+    ) -> Vec<DescribeConfigsResourceResult> {
+        let defaults = self.effective(name, &Configs::default());
         let all = KEYS.iter().map(|key| {
             let otherwise = defaults.describe(key);
             let source = default_source(key, &otherwise);
@@ -242,10 +251,8 @@ impl Broker {
         request: AlterConfigsRequest,
     ) -> AlterConfigsResponse {
         let mut responses = Vec::new();
-        if self.config.id.0 != 0 {
-            if let Ok(answer) = self.ask(0, &request, ALTER_VERSION).await {
-                return answer;
-            }
+        if let Some(answer) = self.ask_first(&request, ALTER_VERSION).await {
+            return answer;
         }
         let resources = request.resources.iter();
         let mut seen = Seen::default();
@@ -279,10 +286,8 @@ impl Broker {
         request: IncrementalAlterConfigsRequest,
     ) -> IncrementalAlterConfigsResponse {
         let mut responses = Vec::new();
-        if self.config.id.0 != 0 {
-            if let Ok(answer) = self.ask(0, &request, INCREMENT_VERSION).await {
-                return answer;
-            }
+        if let Some(answer) = self.ask_first(&request, INCREMENT_VERSION).await {
+            return answer;
         }
         let mut seen = Seen::default();
         for resource in &request.resources {
@@ -317,9 +322,7 @@ impl Broker {
     }
 
     async fn alter(self: &Arc<Self>, seen: &mut Seen, asked: Asked<'_>) -> Result<(), Objection> {
-        if self.config.id.0 != 0 {
-            return Err(ResponseError::RequestTimedOut.into());
-        }
+        self.decides()?;
         let wrong = |why: String| Objection::new(ResponseError::InvalidRequest, why);
         let (kind, name) = asked.of;
         if !seen.0.insert((kind, name.to_owned())) {
@@ -383,8 +386,8 @@ impl Broker {
                 }
             };
             let changed = broker.topics.change(&topic, id, change).await;
-            if let Ok(Some(changed)) = &changed {
-                broker.configure(&topic, changed).await;
+            if let Ok(Some(_)) = &changed {
+                broker.configure(&topic).await;
             }
             changed
         });
@@ -396,7 +399,7 @@ impl Broker {
             }
             Ok(Some(_)) => Ok(false),
             Ok(None) => Err(ResponseError::UnknownTopicOrPartition.into()),
-            Err(_) => Err(ResponseError::KafkaStorageError.into()),
+            Err(error) => Err(self.not_kept(error)),
         }
     }
 }

@@ -39,16 +39,8 @@ impl Broker {
         self: &Arc<Self>,
         request: CreateTopicsRequest,
     ) -> CreateTopicsResponse {
-        if self.config.id.0 != 0 {
-            let answer = self.ask(0, &request, CREATE_TOPICS_VERSION).await;
-            return answer.unwrap_or_else(|_| {
-                let results = request.topics.into_iter().map(|topic| {
-                    CreatableTopicResult::default()
-                        .with_name(topic.name)
-                        .with_error_code(ResponseError::RequestTimedOut.code())
-                });
-                CreateTopicsResponse::default().with_topics(results.collect())
-            });
+        if let Some(answer) = self.ask_first(&request, CREATE_TOPICS_VERSION).await {
+            return answer;
         }
         let names = request.topics.iter().map(|topic| topic.name.as_str());
         let twice = named_twice(names);
@@ -72,12 +64,15 @@ impl Broker {
                         .with_replication_factor(-1)
                 }
                 Ok(new) => {
-                    let described = self.describe_topic(&new).into_iter().map(|config| {
-                        CreatableTopicConfigs::default()
-                            .with_name(config.name)
-                            .with_value(config.value)
-                            .with_config_source(config.config_source)
-                    });
+                    let described =
+                        self.describe_topic(&topic.name, &new)
+                            .into_iter()
+                            .map(|config| {
+                                CreatableTopicConfigs::default()
+                                    .with_name(config.name)
+                                    .with_value(config.value)
+                                    .with_config_source(config.config_source)
+                            });
                     CreatableTopicResult::default()
                         .with_name(topic.name)
                         .with_topic_id(new.id)
@@ -96,6 +91,7 @@ impl Broker {
         asked: &CreatableTopic,
         dry: bool,
     ) -> Result<Topic, Objection> {
+        self.decides()?;
         let name = asked.name.to_string();
         check_name(&name)?;
         let exists = || {
@@ -123,10 +119,11 @@ impl Broker {
                 Ok(topic)
             }
             Ok(Created::Exists(_)) => Err(exists()),
-            Err(error) => Err(Objection::new(
-                ResponseError::KafkaStorageError,
-                error.to_string(),
+            Ok(Created::Deleting) => Err(Objection::new(
+                ResponseError::RequestTimedOut,
+                format!("topic {name} is still being deleted; a moment later it can be created"),
             )),
+            Err(error) => Err(self.not_kept(error)),
         }
     }
 
@@ -153,32 +150,26 @@ impl Broker {
         self: &Arc<Self>,
         request: CreatePartitionsRequest,
     ) -> CreatePartitionsResponse {
-        let is_first = self.config.id.0 == 0;
-        if !is_first && request.timeout_ms != FROM_FIRST_MS {
-            let answer = self.ask(0, &request, CREATE_PARTITIONS_VERSION).await;
-            return answer.unwrap_or_else(|_| {
-                let results = request.topics.into_iter().map(|topic| {
-                    CreatePartitionsTopicResult::default()
-                        .with_name(topic.name)
-                        .with_error_code(ResponseError::RequestTimedOut.code())
-                });
-                CreatePartitionsResponse::default().with_results(results.collect())
-            });
+        let is_hint = !self.is_first() && request.timeout_ms == FROM_FIRST_MS;
+        if !is_hint {
+            if let Some(answer) = self.ask_first(&request, CREATE_PARTITIONS_VERSION).await {
+                return answer;
+            }
         }
         let names = request.topics.iter().map(|topic| topic.name.as_str());
         let twice = named_twice(names);
         let mut results = Vec::new();
         for topic in request.topics {
-            let refused = match (is_first, twice.contains(topic.name.as_str())) {
-                (false, _) => {
+            let refused = match (is_hint, twice.contains(topic.name.as_str())) {
+                (true, _) => {
                     let learnt = self.learn(topic.name.as_str().into()).await;
                     learnt.err().map(Objection::from)
                 }
-                (true, true) => Some(Objection::new(
+                (false, true) => Some(Objection::new(
                     ResponseError::InvalidRequest,
                     "the request names this topic twice",
                 )),
-                (true, false) => self.grow(&topic, request.validate_only).await.err(),
+                (false, false) => self.grow(&topic, request.validate_only).await.err(),
             };
             let (code, why) = told(refused);
             results.push(
@@ -196,6 +187,7 @@ impl Broker {
         asked: &CreatePartitionsTopic,
         dry: bool,
     ) -> Result<(), Objection> {
+        self.decides()?;
         let name = asked.name.to_string();
         check_name(&name)?;
         let known = self.topics.get(&name).await;
@@ -234,7 +226,7 @@ impl Broker {
                 Ok(())
             }
             Ok(None) => Err(ResponseError::UnknownTopicOrPartition.into()),
-            Err(_) => Err(ResponseError::KafkaStorageError.into()),
+            Err(error) => Err(self.not_kept(error)),
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use super::{
     create::{check_name, named_twice},
-    objection::Objection,
+    learn::FROM_FIRST_MS,
+    objection::{told, Objection},
 };
 use crate::log::{
     broker::{deletion::Deleted, to_its_end, Broker},
     cluster::name,
-    LogError,
 };
 use kafka_protocol::{
     error::ResponseError,
@@ -17,22 +17,9 @@ use kafka_protocol::{
     },
 };
 use std::sync::Arc;
+use uuid::Uuid;
 
 const DELETE_TOPICS_VERSION: i16 = 6;
-/// The first broker tells the others the number of a deletion in its time-out: so little has no user.
-const FROM_PEER_MS: i32 = i32::MIN;
-const DELETIONS_MAX: u64 = 1 << 30;
-
-fn timeout_of(number: u64) -> i32 {
-    assert!(number < DELETIONS_MAX, "{number} topics were deleted");
-    FROM_PEER_MS + number as i32
-}
-
-/// The number of a deletion, if the first broker asks for it.
-fn number_of(timeout_ms: i32) -> Option<u64> {
-    let number = u64::from(timeout_ms.abs_diff(FROM_PEER_MS));
-    (number < DELETIONS_MAX).then_some(number)
-}
 
 impl Broker {
     /// Deletes topics: the first broker decides, then all remove what they have of it. If one of them is away, the
@@ -45,20 +32,53 @@ impl Broker {
         let named = std::mem::take(&mut request.topic_names).into_iter();
         let named = named.map(|name| DeleteTopicState::default().with_name(Some(name)));
         request.topics.extend(named);
-        // Nobody tells the first broker.
-        let number = number_of(request.timeout_ms).filter(|_| self.config.id.0 != 0);
-        if self.config.id.0 != 0 && number.is_none() {
-            let answer = self.ask(0, &request, DELETE_TOPICS_VERSION).await;
-            return answer.unwrap_or_else(|_| {
-                let results = request.topics.into_iter().map(|topic| {
-                    DeletableTopicResult::default()
-                        .with_name(topic.name)
-                        .with_topic_id(topic.topic_id)
-                        .with_error_code(ResponseError::RequestTimedOut.code())
-                });
-                DeleteTopicsResponse::default().with_responses(results.collect())
-            });
+        if !self.is_first() && request.timeout_ms == FROM_FIRST_MS {
+            return self.delete_with_the_first(request).await;
         }
+        match self.ask_first(&request, DELETE_TOPICS_VERSION).await {
+            Some(answer) => answer,
+            None => self.delete_all(request).await,
+        }
+    }
+
+    /// The first broker says that it has deleted topics. Anybody might say so: it is asked whether that is true.
+    async fn delete_with_the_first(
+        self: &Arc<Self>,
+        request: DeleteTopicsRequest,
+    ) -> DeleteTopicsResponse {
+        let mut results = Vec::new();
+        for topic in request.topics {
+            let id = topic.topic_id;
+            let refused = match self.is_deleted(id).await {
+                Ok(true) => self.delete_id(id).await.err(),
+                Ok(false) => Some(Objection::new(
+                    ResponseError::InvalidRequest,
+                    "the first broker has deleted no topic of this id; a time-out of 0 or more would be right",
+                )),
+                Err(error) => Some(error.into()),
+            };
+            results.push((topic, refused));
+        }
+        answered(results)
+    }
+
+    /// Removes what there is here of a topic that the first broker has deleted.
+    async fn delete_id(self: &Arc<Self>, id: Uuid) -> Result<(), Objection> {
+        let name = match self.topics.name_of(id).await {
+            Some(name) => Some(name),
+            None => self.topics.deleted_name_of(id).await,
+        };
+        // It may never have been here: who is asking for it now is told so, all the same.
+        match self
+            .delete_named(&name.unwrap_or_default(), Some(id))
+            .await?
+        {
+            Deleted::Gone | Deleted::Unknown => Ok(()),
+            Deleted::Later => Err(ResponseError::RequestTimedOut.into()),
+        }
+    }
+
+    async fn delete_all(self: &Arc<Self>, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
         let names = request
             .topics
             .iter()
@@ -72,26 +92,16 @@ impl Broker {
                     ResponseError::InvalidRequest,
                     "the request names this topic twice",
                 )),
-                _ => self.delete_topic(&mut topic, number).await,
+                _ => self.delete_topic(&mut topic).await,
             };
-            let (code, why) = super::objection::told(deleted.err());
-            results.push(
-                DeletableTopicResult::default()
-                    .with_name(topic.name)
-                    .with_topic_id(topic.topic_id)
-                    .with_error_code(code)
-                    .with_error_message(why),
-            );
+            results.push((topic, deleted.err()));
         }
-        DeleteTopicsResponse::default().with_responses(results)
+        answered(results)
     }
 
     /// Deletes a topic; what the request does not say of it is filled in.
-    async fn delete_topic(
-        self: &Arc<Self>,
-        asked: &mut DeleteTopicState,
-        number: Option<u64>,
-    ) -> Result<(), Objection> {
+    async fn delete_topic(self: &Arc<Self>, asked: &mut DeleteTopicState) -> Result<(), Objection> {
+        self.decides()?;
         let id = (!asked.topic_id.is_nil()).then_some(asked.topic_id);
         let topic: TopicName = match (&asked.name, id) {
             (Some(name), None) => name.clone(),
@@ -108,37 +118,52 @@ impl Broker {
             }
         };
         check_name(&topic)?;
-        let (broker, known) = (self.clone(), topic.to_string());
-        let deleted = to_its_end(async move { broker.delete_here(&known, id, number).await });
-        match deleted.await {
-            Ok(Deleted::Gone) => Ok(()),
-            Ok(Deleted::Unknown) if id.is_some() => Err(ResponseError::UnknownTopicId.into()),
-            Ok(Deleted::Unknown) => Err(ResponseError::UnknownTopicOrPartition.into()),
-            Ok(Deleted::Later) => Err(ResponseError::RequestTimedOut.into()),
-            // Nothing was noted, and nothing is removed.
-            Err(LogError::Unchanged { .. }) => Err(ResponseError::KafkaStorageError.into()),
-            Err(error) => {
-                self.fail(error);
-                Err(ResponseError::KafkaStorageError.into())
-            }
+        match self.delete_named(&topic, id).await? {
+            Deleted::Gone => Ok(()),
+            Deleted::Unknown if id.is_some() => Err(ResponseError::UnknownTopicId.into()),
+            Deleted::Unknown => Err(ResponseError::UnknownTopicOrPartition.into()),
+            Deleted::Later => Err(ResponseError::RequestTimedOut.into()),
         }
     }
 
-    /// Has another broker remove what it has of a topic.
+    async fn delete_named(
+        self: &Arc<Self>,
+        name: &str,
+        id: Option<Uuid>,
+    ) -> Result<Deleted, Objection> {
+        let (broker, name) = (self.clone(), name.to_owned());
+        let deleted = to_its_end(async move { broker.delete_here(&name, id).await }).await;
+        deleted.map_err(|error| self.not_kept(error))
+    }
+
+    /// Tells another broker that a topic is deleted; it asks back, and removes what it has of it.
     pub(in crate::log::broker) async fn delete_at(
         &self,
         peer: usize,
-        topic: &str,
-        number: u64,
+        id: Uuid,
     ) -> Result<(), ResponseError> {
-        let topic = DeleteTopicState::default().with_name(Some(name(topic)));
+        let topic = DeleteTopicState::default()
+            .with_name(None)
+            .with_topic_id(id);
         let request = DeleteTopicsRequest::default()
             .with_topics(vec![topic])
-            .with_timeout_ms(timeout_of(number));
+            .with_timeout_ms(FROM_FIRST_MS);
         let answer = self.ask(peer, &request, DELETE_TOPICS_VERSION).await;
         let answer = answer.map_err(|_| ResponseError::RequestTimedOut)?;
         let result = answer.responses.first();
-        let code = result.map_or(0, |result| result.error_code);
-        ResponseError::try_from_code(code).map_or(Ok(()), Err)
+        let result = result.ok_or(ResponseError::UnknownServerError)?;
+        ResponseError::try_from_code(result.error_code).map_or(Ok(()), Err)
     }
+}
+
+fn answered(results: Vec<(DeleteTopicState, Option<Objection>)>) -> DeleteTopicsResponse {
+    let results = results.into_iter().map(|(topic, refused)| {
+        let (code, why) = told(refused);
+        DeletableTopicResult::default()
+            .with_name(topic.name)
+            .with_topic_id(topic.topic_id)
+            .with_error_code(code)
+            .with_error_message(why)
+    });
+    DeleteTopicsResponse::default().with_responses(results.collect())
 }

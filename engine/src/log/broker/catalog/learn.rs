@@ -14,7 +14,7 @@ use kafka_protocol::{
         metadata_response::MetadataResponseTopic, CreatePartitionsRequest, DescribeConfigsRequest,
         MetadataRequest, MetadataResponse,
     },
-    protocol::StrBytes,
+    protocol::{Request, StrBytes},
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -23,7 +23,8 @@ use uuid::Uuid;
 const METADATA_VERSION: i16 = 12;
 const DESCRIBE_CONFIGS_VERSION: i16 = 4;
 const CREATE_PARTITIONS_VERSION: i16 = 3;
-/// The first broker says with this time-out, which no user has, that a topic has changed.
+/// The first broker says with this time-out, which no user has, that a topic has changed or is deleted. That is a
+/// hint, and no more, whoever gives it: the first broker is asked what is so.
 pub(super) const FROM_FIRST_MS: i32 = i32::MIN;
 
 /// A topic, by its name or its id.
@@ -92,6 +93,45 @@ impl Broker {
         }
     }
 
+    /// What the first broker answers to what a client asks of this one. Returns `None` if this is the first broker, or if
+    /// that does not answer: whoever decides says then that the time is up.
+    pub(super) async fn ask_first<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+    ) -> Option<R::Response> {
+        if self.is_first() {
+            return None;
+        }
+        // Not over the connection that is kept: the first broker may ask back, and wait for what is then asked over that.
+        let connection = self.peers.connect(&self.config.brokers[0]).await.ok()?;
+        connection.call_at(request, version).await.ok()
+    }
+
+    /// Whether this is the broker that decides about topics.
+    pub(super) fn is_first(&self) -> bool {
+        self.config.id.0 == 0
+    }
+
+    /// What is left to be said where the first broker does not answer.
+    pub(super) fn decides(&self) -> Result<(), ResponseError> {
+        match self.is_first() {
+            true => Ok(()),
+            false => Err(ResponseError::RequestTimedOut),
+        }
+    }
+
+    /// Whether the first broker has no topic of this id: each is another one's, so it has been deleted there.
+    pub(super) async fn is_deleted(self: &Arc<Self>, id: Uuid) -> Result<bool, ResponseError> {
+        let asked = MetadataRequestTopic::default()
+            .with_name(None)
+            .with_topic_id(id);
+        let answer = self.ask_metadata(vec![asked]).await?;
+        let told = answer.topics.first();
+        let told = told.ok_or(ResponseError::LeaderNotAvailable)?;
+        Ok(told.error_code == ResponseError::UnknownTopicId.code())
+    }
+
     /// Tells all others that a topic has changed. One that is away learns it later: see [`Broker::refresh`].
     pub(super) async fn tell_of(self: &Arc<Self>, topic: &str) {
         let topic = CreatePartitionsTopic::default().with_name(text(topic).into());
@@ -126,8 +166,11 @@ impl Broker {
         let answer = answer.map_err(|_| ResponseError::LeaderNotAvailable)?;
         if let Some(name) = answer.cluster_id.clone() {
             let broker = self.clone();
-            // If the disk does not keep it, it is asked for again.
-            let _ = to_its_end(async move { broker.topics.name_cluster(&name).await }).await;
+            let named = to_its_end(async move { broker.topics.name_cluster(&name).await });
+            if let Err(error) = named.await {
+                // Where there is no room for it, it is asked for again.
+                self.not_kept(error);
+            }
         }
         Ok(answer)
     }
@@ -152,10 +195,10 @@ impl Broker {
                 to_its_end(async move { broker.topics.learn(&known, topic, deletions).await });
             let learnt = learnt
                 .await
-                .map_err(|_| ResponseError::KafkaStorageError)?
+                .map_err(|error| self.not_kept(error).error)?
                 // A topic was deleted meanwhile: it may have been this one.
                 .ok_or(ResponseError::LeaderNotAvailable)?;
-            self.configure(&name, &learnt).await;
+            self.configure(&name).await;
             kept.push((name, learnt));
         }
         Ok(kept)
