@@ -192,7 +192,9 @@ async fn net_contract(net: &dyn Net, listen: &str, host: &str) {
     server.read_exact(&mut some).await.unwrap();
     assert!(some.iter().all(|byte| *byte == 7));
 
-    // A peer that goes with unread bytes resets the connection.
+    // A peer that goes with unread bytes resets the connection: nothing can be written to it any more, though what it
+    // has said itself is unread, too.
+    server.write_all(b"unread").await.unwrap();
     drop(server);
     let mut seen = None;
     for _ in 0..100 {
