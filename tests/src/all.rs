@@ -37,10 +37,6 @@ mod log_contract;
 #[cfg(not(madsim))]
 mod real_broker;
 
-/// The real broker among peers that mean no good.
-#[cfg(any(not(madsim), feature = "kafka-clients"))]
-mod hostile;
-
 /// A pipeline for real, as a process that is killed and begun again.
 #[cfg(not(madsim))]
 mod real_run;
@@ -104,6 +100,10 @@ mod regressions;
 /// What is refused, and how it is said.
 #[cfg(madsim)]
 mod refused;
+
+/// Stock clients, and what they need.
+#[cfg(feature = "kafka-clients")]
+mod stock;
 
 /// Stock clients against our broker, and our client against Apache Kafka. Installs what it needs.
 #[cfg(feature = "kafka-clients")]

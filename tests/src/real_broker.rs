@@ -100,11 +100,6 @@ impl Broker {
         Broker { process, address }
     }
 
-    /// Its process.
-    pub fn id(&self) -> u32 {
-        self.process.id()
-    }
-
     /// With SIGKILL.
     fn kill(&mut self) {
         self.process.kill().unwrap();

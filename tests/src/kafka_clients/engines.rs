@@ -2,7 +2,7 @@
 //! exactly_once_v2, and Flink with its transactional sink. They count and sum numbers by key, are killed on
 //! the way, as the broker is, and begun again; a reader of committed records then sees each count once.
 
-use super::{done, tools, Broker, Working};
+use crate::stock::{done, tools, Broker, Working};
 use std::{path::Path, process::Command};
 
 const NUMBERS: u32 = 20_000;

@@ -1,6 +1,10 @@
 //! Kafka's own command line tools, from topics to transactions: what they are asked for happens, and lasts.
 
-use super::{engines::java, tools, Broker, Running};
+use super::engines::java;
+use crate::{
+    running::Running,
+    stock::{tools, Broker},
+};
 use std::{
     io::{Read, Write},
     process::Stdio,
