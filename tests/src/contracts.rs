@@ -196,9 +196,26 @@ async fn net_contract(net: &dyn Net, listen: &str, host: &str) {
     // has said itself is unread, too.
     server.write_all(b"unread").await.unwrap();
     drop(server);
+    is_told_that_nobody_reads(&mut client, &much[..1000]).await;
+
+    // So it does, whoever still writes, if it has read everything, and if what it has written is still unread.
+    let mut client = net.connect(&address).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    server.write_all(b"late").await.unwrap();
+    server.flush().await.unwrap();
+    drop(server);
+    is_told_that_nobody_reads(&mut client, b"still").await;
+
+    drop(listener);
+    let refused = net.connect(&address).await.err().expect("nobody listens");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+/// Whoever writes on is told so within a second.
+async fn is_told_that_nobody_reads(client: &mut Box<dyn host::Connection>, bytes: &[u8]) {
     let mut seen = None;
     for _ in 0..100 {
-        if let Err(error) = client.write_all(&much[..1000]).await {
+        if let Err(error) = client.write_all(bytes).await {
             seen = Some(error.kind());
             break;
         }
@@ -211,10 +228,6 @@ async fn net_contract(net: &dyn Net, listen: &str, host: &str) {
         ),
         "{seen:?}"
     );
-
-    drop(listener);
-    let refused = net.connect(&address).await.err().expect("nobody listens");
-    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 }
 
 /// What we need of an object store.

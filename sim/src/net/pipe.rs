@@ -98,7 +98,9 @@ impl Pipe {
 
     /// Sends a segment: it arrives after `latency`, but not before what was sent earlier.
     pub fn push(&mut self, now: Duration, latency: Duration, segment: Segment) {
-        if self.finished {
+        // After the end only a reset may come: whoever writes to somebody who is gone is told so.
+        let is_reset = matches!(self.queue.back(), Some((_, Segment::Reset)));
+        if is_reset || self.finished && !matches!(segment, Segment::Reset) {
             return;
         }
         match &segment {
