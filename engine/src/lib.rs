@@ -11,7 +11,7 @@
 //! |---|---|
 //! | [`ids`], [`record`] | one newtype per unit; records, and messages between tasks |
 //! | [`host`] | disk, network, clock, objects: the seams, and the real ones |
-//! | [`watched`] | a value that tasks wait for, in a fixed order |
+//! | [`watched`], `part` | a value that tasks wait for, in a fixed order; what ends with who has spawned it |
 //! | [`wire`] | Kafka's requests, frames and record batches |
 //! | [`log`] | the durable stream: segments, partitions, brokers, clients |
 //! | [`guarantee`], [`graph`] | pure: the chain and what it gives; the operators of a job |
@@ -61,6 +61,7 @@ pub mod ids;
 pub mod record;
 pub mod host;
 pub mod watched;
+mod part;
 pub mod wire;
 pub mod log;
 pub mod guarantee;

@@ -20,9 +20,10 @@ use crate::{
         window::{Keyed, ENDED},
         Reject, Stage,
     },
+    part::Part,
     record::{Message, Record, Timed},
     sink::{Row, Sink},
-    task::{Checkpointing, Control, Part, Progress, Report, Task, TaskError, TaskLink},
+    task::{Checkpointing, Control, Progress, Report, Task, TaskError, TaskLink},
 };
 use futures::{select_biased, FutureExt};
 use serde::{de::DeserializeOwned, Deserialize, Serialize};

@@ -25,10 +25,7 @@ use std::{
     ops::Range,
     sync::{Arc, Mutex},
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-};
+use tokio::sync::{mpsc, oneshot};
 
 /// What a task is told.
 #[derive(Clone, Debug)]
@@ -170,15 +167,6 @@ pub(crate) fn start(mut task: impl Task, link: TaskLink) -> Running {
         }
     });
     Running { _end }
-}
-
-/// Something spawned that ends when this is dropped.
-pub(crate) struct Part(pub JoinHandle<()>);
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// A task's part in checkpoints: its state is stored and its sink prepares and commits while it goes on.

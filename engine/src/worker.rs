@@ -25,10 +25,11 @@ use crate::{
         window::{Keyed, Windows},
         Stage,
     },
+    part::Part,
     record::Timed,
     sink::{append, Append, Idempotent, Objects, OnDemand, Sink, SinkKind, Transactional},
     source::Source,
-    task::{start, Checkpointing, Control, Part, Progress, Report, Running, TaskLink, WindowTask},
+    task::{start, Checkpointing, Control, Progress, Report, Running, TaskLink, WindowTask},
 };
 use futures::{select_biased, FutureExt};
 use serde::{de::DeserializeOwned, Serialize};

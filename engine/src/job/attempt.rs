@@ -15,9 +15,10 @@ use crate::{
     failure::Failure,
     ids::{CheckpointId, Offset, PartitionId},
     log::{cluster::ClusterError, TopicPartition},
+    part::Part,
     sink::SinkError,
     source::MISSING_AFTER,
-    task::{Part, Report},
+    task::Report,
 };
 use futures::{select_biased, FutureExt};
 use std::collections::BTreeSet;

@@ -9,7 +9,8 @@ use crate::{
     host::Listener,
     ids::{CheckpointId, EventTime, PartitionId},
     link::{self, Reader, Token, Writer},
-    task::{Part, Report},
+    part::Part,
+    task::Report,
 };
 use futures::{select_biased, FutureExt};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

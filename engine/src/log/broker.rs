@@ -44,6 +44,7 @@ use super::{
 use crate::{
     host::{Host, Listener},
     ids::{BrokerId, PartitionId},
+    part::Part,
     watched::Watched,
 };
 use futures::{future::BoxFuture, select_biased, FutureExt};
@@ -214,6 +215,8 @@ impl Bound {
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), BrokerError> {
         let Bound { broker, listener } = self;
         let ended = {
+            // Each is a task of its own: together they would all be asked whenever one of them goes on.
+            let _parts = broker.clone().begin_parts();
             let serve = server::serve(broker.clone(), listener);
             let stop = stop.fuse();
             futures::pin_mut!(stop);
@@ -221,9 +224,6 @@ impl Bound {
                 error = broker.fatal.wait_for(Option::is_some).fuse() => {
                     BrokerError::Log(error.expect("is some"))
                 }
-                error = broker.clone().keep_house().fuse() => error.into(),
-                error = broker.clone().keep_deleting().fuse() => error.into(),
-                never = broker.clone().keep_refreshed().fuse() => match never {},
                 error = serve.fuse() => error.into(),
                 () = stop => return Ok(broker.stop().await?),
             }
@@ -303,6 +303,17 @@ impl Broker {
             }
         }
         self.notes.write_stopped(&*self.host.disk, ended).await
+    }
+
+    /// What a broker does without being asked.
+    fn begin_parts(self: Arc<Self>) -> [Part; 3] {
+        let (house, deleting, refreshed) = (self.clone(), self.clone(), self);
+        [
+            async move { house.fail(house.clone().keep_house().await) }.boxed(),
+            async move { deleting.fail(deleting.clone().keep_deleting().await) }.boxed(),
+            async move { match refreshed.keep_refreshed().await {} }.boxed(),
+        ]
+        .map(|part| Part(tokio::spawn(part)))
     }
 
     /// Goes on with what a crash has interrupted, then looks for what is overdue, for ever.

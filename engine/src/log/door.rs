@@ -8,19 +8,15 @@ use super::peer::Peer;
 use futures::stream::AbortRegistration;
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::time::{sleep, Instant};
+use tokio::time::Instant;
 
 /// Whoever is connected and says nothing may be sent away after so long, if others want to come in…
 const STRANGER_SILENCE: Duration = Duration::from_millis(200);
 /// …and those who have made a request after so long.
 const GUEST_SILENCE: Duration = Duration::from_secs(30);
-
-/// Whoever is late is sent away up to so much later: a look at all costs less than a timer for each.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The places of a broker.
 pub struct Door {
@@ -70,14 +66,11 @@ impl Door {
         Some((guest, departure))
     }
 
-    /// Sends those away who are late, for ever.
-    pub async fn keep(&self) -> Infallible {
-        loop {
-            sleep(LOOK).await;
-            let now = Instant::now();
-            let inside = self.inside.lock().expect("inside");
-            (inside.guests.values()).for_each(|peer| peer.dismiss_if_late(now));
-        }
+    /// Looks at everybody inside, and sends away who is late.
+    pub fn look(&self) {
+        let now = Instant::now();
+        let inside = self.inside.lock().expect("inside");
+        (inside.guests.values()).for_each(|peer| peer.look(now));
     }
 }
 

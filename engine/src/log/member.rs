@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     ids::{Offset, PartitionId},
+    part::Part,
     watched::Watched,
     wire::skeleton,
 };
@@ -61,7 +62,8 @@ pub struct Member {
     cluster: Cluster,
     config: MemberConfig,
     id: String,
-    beating: Option<Beating>,
+    /// What keeps it alive.
+    beating: Option<Part>,
 }
 
 /// What a member has, in one generation.
@@ -78,15 +80,6 @@ impl Assignment {
     /// Whether the group has gone on, or may have: time to join again.
     pub fn is_over(&self) -> bool {
         self.over.get()
-    }
-}
-
-/// The task that keeps a member alive; ends when this is dropped.
-struct Beating(tokio::task::JoinHandle<()>);
-
-impl Drop for Beating {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -180,7 +173,7 @@ impl Member {
             membership.clone(),
             over.clone(),
         );
-        self.beating = Some(Beating(tokio::spawn(beat)));
+        self.beating = Some(Part(tokio::spawn(beat)));
         Ok(Assignment {
             membership,
             partitions,

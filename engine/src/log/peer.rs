@@ -1,7 +1,7 @@
 //! The other end of a connection: what it is waited for, and how it is sent away.
 //!
-//! No request has a timer of its own: a peer says until when it has to say or to take something, and whoever keeps the
-//! [`super::door`] looks once in a while who is late.
+//! No request has a timer, nor asks for the time. A peer says whether it has to say or to take something; whoever keeps
+//! the [`super::door`] looks once in a while, and counts from the first look at which that was so.
 
 use futures::stream::{AbortHandle, AbortRegistration};
 use std::{
@@ -18,14 +18,33 @@ pub struct Peer {
 }
 
 struct Manners {
-    /// When it last made a request that makes sense, or came.
-    heard: Instant,
+    /// When it came, or the first look after it last made a request that makes sense; nothing, if it has since the last.
+    silent_since: Option<Instant>,
     is_stranger: bool,
-    /// Until when it has to say something.
-    says_until: Option<Instant>,
-    /// Until when it has to take some of what it is told.
-    takes_until: Option<Instant>,
+    /// It has to say something.
+    says: Turn,
+    /// It has to take some of what it is told.
+    takes: Turn,
     is_late: bool,
+}
+
+/// Something that a peer has to do.
+#[derive(Clone, Copy, Default)]
+struct Turn {
+    /// For how long it may let us wait, if it is its turn.
+    patience: Option<Duration>,
+    /// The first look at which it was.
+    since: Option<Instant>,
+}
+
+impl Turn {
+    /// Whether it has taken too long.
+    fn is_over(&mut self, now: Instant) -> bool {
+        let Some(patience) = self.patience else {
+            return false;
+        };
+        now.saturating_duration_since(*self.since.get_or_insert(now)) >= patience
+    }
 }
 
 impl Peer {
@@ -33,10 +52,10 @@ impl Peer {
     pub fn new() -> (Self, AbortRegistration) {
         let (departure, registration) = AbortHandle::new_pair();
         let manners = Manners {
-            heard: Instant::now(),
+            silent_since: Some(Instant::now()),
             is_stranger: true,
-            says_until: None,
-            takes_until: None,
+            says: Turn::default(),
+            takes: Turn::default(),
             is_late: false,
         };
         let peer = Peer {
@@ -50,34 +69,43 @@ impl Peer {
         self.manners.lock().expect("manners")
     }
 
-    /// It has made a request that makes sense.
-    pub fn is_heard(&self) {
+    /// It has made a request that makes sense, and is to make the next one within this time.
+    pub fn is_heard(&self, patience: Duration) {
         let mut manners = self.manners();
-        manners.heard = Instant::now();
+        manners.silent_since = None;
         manners.is_stranger = false;
+        manners.says = Turn {
+            patience: Some(patience),
+            since: None,
+        };
     }
 
     /// Since when nothing was heard of it, and whether nothing ever was.
     pub fn silence(&self) -> (Instant, bool) {
         let manners = self.manners();
-        (manners.heard, manners.is_stranger)
+        let since = manners.silent_since.unwrap_or_else(Instant::now);
+        (since, manners.is_stranger)
     }
 
     /// It is to say something within this time; nothing: it is not its turn.
-    pub fn says_within(&self, time: Option<Duration>) {
-        self.manners().says_until = time.map(|time| Instant::now() + time);
+    pub fn says_within(&self, patience: Option<Duration>) {
+        let since = None;
+        self.manners().says = Turn { patience, since };
     }
 
     /// It is to take something within this time; nothing: it has all.
-    pub fn takes_within(&self, time: Option<Duration>) {
-        self.manners().takes_until = time.map(|time| Instant::now() + time);
+    pub fn takes_within(&self, patience: Option<Duration>) {
+        let since = None;
+        self.manners().takes = Turn { patience, since };
     }
 
-    /// Sends it away if it is late.
-    pub fn dismiss_if_late(&self, now: Instant) {
+    /// Looks at it, and sends it away if it is late.
+    pub fn look(&self, now: Instant) {
         let mut manners = self.manners();
-        let untils = [manners.says_until, manners.takes_until];
-        if untils.into_iter().flatten().any(|until| until <= now) {
+        manners.silent_since.get_or_insert(now);
+        let says = manners.says.is_over(now);
+        let takes = manners.takes.is_over(now);
+        if says || takes {
             manners.is_late = true;
             self.departure.abort();
         }

@@ -4,7 +4,8 @@
 //! What a peer makes us keep (the beginning of a frame, a request that is parked, an answer that it does not read)
 //! it may keep for a while; but once others wait, the connections of those who have held theirs the longest, and
 //! longer than a grace, are closed, and a fetch that waits for records is answered without. So nobody who only waits
-//! can starve those who work. What is held because we are slow is nobody's fault, and stays.
+//! can starve those who work. What is held because we are slow is nobody's fault, and stays. Nobody asks for the time
+//! who takes memory: how long it is held is seen by who waits for some, and by [`Rooms::look`].
 //!
 //! | room | for what |
 //! |---|---|
@@ -47,6 +48,16 @@ impl Rooms {
             arriving: part(2, false),
             working: part(3, true),
             leaving: part(3, true),
+        }
+    }
+
+    /// Looks at what is held, and for how long it has been: to be called once in a while.
+    pub fn look(&self) {
+        let now = Instant::now();
+        for pair in [&self.arriving, &self.working, &self.leaving] {
+            for room in [&pair.small, &pair.large] {
+                room.holders.lock().expect("holders").look(now);
+            }
         }
     }
 }
@@ -95,7 +106,8 @@ struct Holders {
 
 struct Holder {
     number: u64,
-    since: Instant,
+    /// The first look at which it was so.
+    since: Option<Instant>,
     bytes: usize,
     peer: Arc<Peer>,
     waits: Waits,
@@ -120,11 +132,19 @@ impl Holders {
             .ok()
     }
 
+    /// Looks at all of them: their age counts from the first look.
+    fn look(&mut self, now: Instant) {
+        for holder in &mut self.all {
+            holder.since.get_or_insert(now);
+        }
+    }
+
     /// Who can be asked to give back, and has held for so long: the oldest.
     fn oldest(&mut self, now: Instant, grace: Duration) -> Option<&mut Holder> {
         let able = self.all.iter_mut().filter(|one| match one.waits {
             Waits::ForPeers | Waits::ForRecords(_) => {
-                now.saturating_duration_since(one.since) >= grace
+                let since = one.since.unwrap_or(now);
+                now.saturating_duration_since(since) >= grace
             }
             Waits::ForUs | Waits::Ends => false,
         });
@@ -226,7 +246,7 @@ impl Room {
         holders.next += 1;
         holders.all.push_back(Holder {
             number,
-            since: Instant::now(),
+            since: None,
             bytes: permit.num_permits(),
             peer: peer.clone(),
             waits: match self.is_ours {
@@ -266,6 +286,7 @@ impl Room {
     fn reclaim(&self, bytes: usize) {
         let now = Instant::now();
         let mut holders = self.holders.lock().expect("holders");
+        holders.look(now);
         // What is not held is free, or on its way to whoever asks.
         let held: usize = holders.all.iter().map(|one| one.bytes).sum();
         let ends = |one: &&Holder| matches!(one.waits, Waits::Ends);
@@ -330,7 +351,7 @@ impl Stake {
         self.change(|holder| {
             // Who was sent away does not stay.
             if !holder.peer.is_gone() {
-                (holder.waits, holder.since) = (waits, Instant::now());
+                (holder.waits, holder.since) = (waits, None);
             }
         });
     }

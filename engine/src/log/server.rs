@@ -36,10 +36,11 @@ use kafka_protocol::{
     },
     protocol::Encodable,
 };
-use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     sync::mpsc,
+    time::sleep,
 };
 
 /// Requests of one connection that may wait for their response.
@@ -54,6 +55,10 @@ const ELEMENT_BYTES: usize = 512;
 /// What a request takes besides.
 const REQUEST_BYTES: usize = 1 << 10;
 
+/// Between two looks at everybody. Whoever is late is sent away up to twice so much later: that costs less than a timer
+/// for each request.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Warnings about peers.
 #[derive(Default)]
 struct Warnings {
@@ -65,11 +70,21 @@ struct Warnings {
 /// Accepts connections until that fails.
 pub async fn serve(broker: Arc<Broker>, listener: Box<dyn Listener>) -> io::Error {
     let door = Door::new(broker.config.connections_max);
-    let (keep, accept) = (door.keep().fuse(), accept(broker, listener, &door).fuse());
-    futures::pin_mut!(keep, accept);
+    let looks = look(&broker, &door).fuse();
+    let accepts = accept(broker.clone(), listener, &door).fuse();
+    futures::pin_mut!(looks, accepts);
     select_biased! {
-        never = keep => match never {},
-        error = accept => error,
+        never = looks => match never {},
+        error = accepts => error,
+    }
+}
+
+/// Looks after the guests, for ever.
+async fn look(broker: &Broker, door: &Door) -> Infallible {
+    loop {
+        sleep(LOOK).await;
+        door.look();
+        broker.rooms.look();
     }
 }
 
@@ -148,6 +163,8 @@ async fn converse(
 ) -> io::Result<()> {
     let (mut reader, mut writer) = tokio::io::split(connection);
     let (sender, mut receiver) = mpsc::channel::<(Response, Hold)>(IN_FLIGHT_MAX);
+    let (idle, patience) = (broker.config.connection_idle, broker.config.request_timeout);
+    peer.says_within(Some(idle));
     let read = async {
         while let Some(arrived) = arrive(&broker, &mut reader, peer).await? {
             let begun = match arrived {
@@ -158,10 +175,10 @@ async fn converse(
                     refuse(&broker, request, arriving, peer).await
                 }
             };
-            peer.is_heard();
             if sender.send(begun).await.is_err() {
                 break;
             }
+            peer.is_heard(idle);
         }
         // What was begun is still answered: the peer may have closed only its half.
         drop(sender);
@@ -172,19 +189,19 @@ async fn converse(
             let Some(answer) = response.await? else {
                 continue;
             };
+            let mut bytes = answer.bytes;
+            // What can be written at once takes no room.
+            if let Some(written) = writer.write(&bytes).now_or_never() {
+                bytes.advance(written?);
+            }
+            if bytes.is_empty() {
+                continue;
+            }
             let mut leaving = answer.purse.unwrap_or_else(|| Purse::of(peer));
-            leaving
-                .cover(&broker.rooms.leaving, answer.bytes.len())
-                .await;
+            leaving.cover(&broker.rooms.leaving, bytes.len()).await;
             leaving.waits_for_peers();
             drop(working);
-            leave(
-                &mut writer,
-                answer.bytes,
-                broker.config.request_timeout,
-                peer,
-            )
-            .await?;
+            leave(&mut writer, bytes, patience, peer).await?;
             drop(leaving);
         }
         Ok::<_, io::Error>(())
@@ -239,12 +256,12 @@ async fn arrive(
     peer: &Arc<Peer>,
 ) -> io::Result<Option<Arrived>> {
     let config = &broker.config;
-    peer.says_within(Some(config.connection_idle));
     let Some(bytes) = frame::read_length(reader).await? else {
         peer.says_within(None);
         return Ok(None);
     };
-    peer.says_within(Some(config.request_timeout.min(config.connection_idle)));
+    let patience = config.request_timeout.min(config.connection_idle);
+    peer.says_within(Some(patience));
     let arrived = match bytes {
         ..=UNASKED_BYTES => {
             let mut frame = BytesMut::with_capacity(bytes);

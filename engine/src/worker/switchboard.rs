@@ -7,7 +7,8 @@ use crate::{
     host::{Listener, Net},
     ids::AttemptId,
     link::{self, garbage, Token},
-    task::{Part, Report},
+    part::Part,
+    task::Report,
 };
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
 use std::{

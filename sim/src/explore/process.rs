@@ -136,6 +136,9 @@ impl Process {
         command
             .args(&start.arguments)
             .env(WORKER, "1")
+            // A run gives its memory back at its end. In huge pages, far more would be cleared anew for the next one than
+            // it needs; programs with another allocator do not care.
+            .env("MIMALLOC_ALLOW_THP", "0")
             .stdin(OwnedFd::from(theirs))
             .stderr(Stdio::piped())
             // A signal from the terminal is for the parent, which then ends its workers.
