@@ -269,6 +269,7 @@ fn the_silent_make_room_for_who_comes() {
         let come = || door.enter().map(|(guest, _)| guest);
         let (known, stranger) = (come().unwrap(), come().unwrap());
         known.peer().is_heard(IDLE);
+        door.look();
         assert!(come().is_none(), "they have just come");
         tokio::time::sleep(Duration::from_secs(1)).await;
         let next = come().expect("the stranger goes");
@@ -276,6 +277,7 @@ fn the_silent_make_room_for_who_comes() {
         drop(stranger);
         assert!(come().is_none());
         next.peer().is_heard(IDLE);
+        door.look();
         tokio::time::sleep(Duration::from_secs(40)).await;
         next.peer().is_heard(IDLE);
         let last = come().expect("who has been silent for long goes");
