@@ -12,11 +12,12 @@
 //!     })
 //!     .event_time(|(time, _)| EventTime(*time), 500)
 //!     .filter(|(_, word)| !word.is_empty())
-//!     .key_by(|(_, word)| word.clone())
+//!     .map(|(_, word)| word)
+//!     .key_by(|word| word.clone())
 //!     .tumbling(1000)
 //!     .fold(|count: &mut u64, _| *count += 1)
 //!     .rows(|word, start, count| Row::new(format!("{word}@{start}"), format!("{word} {count}")));
-//! assert_eq!(counts.graph().describe(), "words > decode > event time > filter > by key > window > sink");
+//! assert_eq!(counts.graph().describe(), "words > decode > event time > filter > map > by key > window > sink");
 //! ```
 
 pub use crate::guarantee::Upstream;
@@ -26,12 +27,12 @@ use crate::{
     ids::EventTime,
     operator::{
         window::{Extent, Fired},
-        Decode, Dedup, Filter, Stage, Stamp,
+        Decode, Dedup, Filter, Map, Stage, Stamp,
     },
     record::Timed,
     sink::Row,
 };
-use serde::{de::DeserializeOwned, Serialize};
+use serde::Serialize;
 use std::{marker::PhantomData, sync::Arc};
 
 /// The operators of a job, by name.
@@ -148,11 +149,23 @@ impl<T: Send + 'static, S: Stage<Out = Timed<T>>> Stream<S> {
         }
     }
 
+    /// Turns each value into another, which happened at the same time.
+    pub fn map<U, F>(self, map: F) -> Stream<Map<S, F>>
+    where
+        U: Send + 'static,
+        F: Fn(T) -> U + Clone + Send + Sync + 'static,
+    {
+        Stream {
+            graph: self.graph.then("map"),
+            stage: Map::new(self.stage, map),
+        }
+    }
+
     /// Keeps the first of each id, remembering it for `window_ms` of event time. The id is (key,
     /// event id), stamped where the event was made; events with the same key share a partition.
     pub fn dedup<I, F>(self, id: F, window_ms: i64) -> Stream<Dedup<S, I, F>>
     where
-        I: Ord + Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+        I: Serialize + 'static,
         F: Fn(&T) -> I + Clone + Send + Sync + 'static,
     {
         let mut graph = self.graph.then("dedup");

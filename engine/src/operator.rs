@@ -1,16 +1,18 @@
 //! Operators: what a task does to records between two exchanges, chained by static dispatch.
 //!
 //! A [`Stage`] takes a record of the log and gives a value or nothing; stages wrap each other like
-//! iterator adapters: `Decode`, then `Stamp` (event time), then `Filter`, then `Dedup`.
+//! iterator adapters: `Decode`, then `Stamp` (event time), then `Filter`, `Dedup`, `Map`, in any order.
 
 pub mod decode;
 pub mod dedup;
 pub mod filter;
+pub mod map;
 pub mod window;
 
 pub use decode::{Decode, Stamp};
 pub use dedup::Dedup;
 pub use filter::Filter;
+pub use map::Map;
 
 use crate::{ids::EventTime, record::Record};
 use serde::{de::DeserializeOwned, Serialize};

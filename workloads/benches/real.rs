@@ -1,7 +1,11 @@
 //! What exactly-once costs, on the real runtime: the same events from the same log, summed per minute under each claim.
 //!
 //! `cargo live-bench` runs it over a broker in this process, on real files; `SEEDBED_KAFKA=HOST:PORT` over Apache Kafka.
-//! `SEEDBED_EVENTS` says how many events there are (3,000,000). Each claim is run in turn, three times; the median counts.
+//! `SEEDBED_EVENTS` says how many events there are (3,000,000). Each claim is run in turn, three times, and another one
+//! is the first each time; the medians count. CPU seconds are those of the whole process, with the broker if it is in it.
+//!
+//! The floor is the same sum by a plain loop: bytes in memory, a fast parser, a fast set of ids, a small map of minutes;
+//! nothing is kept, sent or repeated. No engine is faster than that.
 
 /// The allocator of `cargo live run`.
 #[global_allocator]
@@ -21,7 +25,46 @@ fn main() {
 }
 
 #[cfg(not(madsim))]
+mod floor {
+    use hashbrown::{DefaultHashBuilder, HashSet};
+    use serde::Deserialize;
+    use std::collections::BTreeMap;
+    use workloads::revenue::{
+        event::PAID,
+        pipeline::{Revenue, MINUTE_MS},
+    };
+
+    /// What of an event is looked at, in the bytes that it came in.
+    #[derive(Deserialize)]
+    struct Event<'a> {
+        event_id: &'a str,
+        order_id: &'a str,
+        status: &'a str,
+        amount_cents: i64,
+        event_time: i64,
+    }
+
+    /// Sums up all that was paid, per minute.
+    pub fn sums(events: &[u8]) -> BTreeMap<i64, Revenue> {
+        let mut seen: HashSet<(&str, &str), DefaultHashBuilder> = HashSet::default();
+        let mut minutes: BTreeMap<i64, Revenue> = BTreeMap::new();
+        for line in events.split(|byte| *byte == b'\n') {
+            if line.is_empty() {
+                continue;
+            }
+            let event: Event = sonic_rs::from_slice(line).expect("an event");
+            if event.status == PAID && seen.insert((event.order_id, event.event_id)) {
+                let minute = event.event_time.div_euclid(MINUTE_MS);
+                minutes.entry(minute).or_default().add(event.amount_cents);
+            }
+        }
+        minutes
+    }
+}
+
+#[cfg(not(madsim))]
 mod real {
+    use cpu_time::ProcessTime;
     use engine::{
         graph::Upstream,
         guarantee::Guarantee,
@@ -81,48 +124,97 @@ mod real {
             producer: ProducerConfig::default(),
             job: "bench".into(),
         };
-        let begun = Instant::now();
+        let begun = Begun::now();
         feed.run(&Progress::default()).await.expect("fed");
-        say("feed, in transactions", count, begun.elapsed());
+        begun.ends(None).say("feed, in transactions", count, None);
+        let floor = median((0..ROUNDS).map(|_| floor(&input)).collect());
+        floor.say("floor: a plain loop", count, None);
         let claims = [
             (Guarantee::AtLeastOnce, SinkKind::Append),
             (Guarantee::ExactlyOnce, SinkKind::Transactional),
             (Guarantee::ExactlyOnce, SinkKind::Idempotent),
             (Guarantee::ExactlyOnce, SinkKind::Objects),
         ];
-        let mut times: Vec<Vec<Duration>> = vec![Vec::new(); claims.len()];
+        let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); claims.len()];
         for round in 0..ROUNDS {
-            for (index, (claimed, sink)) in claims.into_iter().enumerate() {
+            for turn in 0..claims.len() {
+                let index = (round + turn) % claims.len();
+                let (claimed, sink) = claims[index];
                 let name = format!("{claimed}-{}-{round}", sink.name());
                 let config = JobConfig::new(&name, claimed, sink);
+                let begun = Begun::now();
                 run(&host, &brokers, config).await;
-                times[index].push(lasted(&folder.path().join("objects/jobs").join(name)));
+                let wall = lasted(&folder.path().join("objects/jobs").join(name));
+                costs[index].push(begun.ends(Some(wall)));
             }
         }
-        for (of, (claimed, sink)) in times.iter_mut().zip(claims) {
-            of.sort();
-            say(
-                &format!("{claimed}, {}", sink.name()),
-                count,
-                of[ROUNDS / 2],
-            );
-        }
-        let at_least_once = times[0][ROUNDS / 2];
-        for (of, (claimed, sink)) in times.iter().zip(claims).skip(1) {
-            let ratio = at_least_once.as_secs_f64() / of[ROUNDS / 2].as_secs_f64();
-            println!(
-                "{claimed} into {}: {ratio:.2} of at-least-once",
-                sink.name()
-            );
+        for (of, (claimed, sink)) in costs.into_iter().zip(claims) {
+            median(of).say(&format!("{claimed}, {}", sink.name()), count, Some(floor));
         }
     }
 
-    fn say(what: &str, count: u64, took: Duration) {
-        let each = count as f64 / took.as_secs_f64();
-        println!(
-            "{what:<32} {:>6.2} s {each:>12.0} records/s",
-            took.as_secs_f64()
-        );
+    /// The floor, once.
+    fn floor(input: &Path) -> Cost {
+        let events = fs::read(input).expect("it was just written");
+        let begun = Begun::now();
+        assert!(!super::floor::sums(&events).is_empty());
+        begun.ends(None)
+    }
+
+    /// What something took.
+    #[derive(Clone, Copy)]
+    struct Cost {
+        wall: Duration,
+        /// Of all threads of this process.
+        cpu: Duration,
+    }
+
+    struct Begun {
+        wall: Instant,
+        cpu: ProcessTime,
+    }
+
+    impl Begun {
+        fn now() -> Self {
+            Begun {
+                wall: Instant::now(),
+                cpu: ProcessTime::now(),
+            }
+        }
+
+        /// What it took until now; the wall time, if it is known better.
+        fn ends(self, wall: Option<Duration>) -> Cost {
+            Cost {
+                wall: wall.unwrap_or_else(|| self.wall.elapsed()),
+                cpu: self.cpu.elapsed(),
+            }
+        }
+    }
+
+    /// The median of each, which need not be of one run.
+    fn median(costs: Vec<Cost>) -> Cost {
+        let middle = |mut times: Vec<Duration>| {
+            times.sort();
+            times[times.len() / 2]
+        };
+        Cost {
+            wall: middle(costs.iter().map(|cost| cost.wall).collect()),
+            cpu: middle(costs.iter().map(|cost| cost.cpu).collect()),
+        }
+    }
+
+    impl Cost {
+        fn say(&self, what: &str, count: u64, floor: Option<Cost>) {
+            let per = |time: Duration| count as f64 / time.as_secs_f64();
+            let of_floor = floor.map(|floor| floor.cpu.as_secs_f64() / self.cpu.as_secs_f64());
+            let of_floor = of_floor.map_or(String::new(), |of| format!(", {of:.2} of the floor"));
+            println!(
+                "{what:<32} {:>6.2} s {:>10.0} records/s {:>10.0} records per CPU second{of_floor}",
+                self.wall.as_secs_f64(),
+                per(self.wall),
+                per(self.cpu),
+            );
+        }
     }
 
     fn host(folder: &Path) -> Host {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use std::fmt::Write;
 
 /// The number of the format. A reader refuses those that it does not know.
-const FORMAT: &str = "seedbed 1 ";
+const FORMAT: &str = "seedbed 2 ";
 /// The line: the format, eight digits of checksum, the end of the line.
 const LINE_BYTES: usize = FORMAT.len() + 9;
 

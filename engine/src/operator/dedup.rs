@@ -1,83 +1,50 @@
 //! Dedup on (key, event id) within an event-time window.
 //!
 //! The first of each id in log order passes; the others do not, while the id is remembered: until the
-//! watermark has passed its event time by the window, which is no shorter than the allowed lateness. An event that repeats itself carries the same
-//! time, so that a repetition after that is late, and passes no more. Memory is bounded by the ids
-//! within the window; ids made downstream would change on replay, and are worthless here.
+//! watermark has passed its event time by the window, which is no shorter than the allowed lateness. An event that
+//! repeats itself carries the same time, so that a repetition after that is late, and passes no more. Memory is bounded
+//! by the ids within the window; ids made downstream would change on replay, and are worthless here.
+
+mod seen;
 
 use super::{Reject, Stage};
 use crate::{
     ids::EventTime,
     record::{Record, Timed},
+    state::stable_hash_128,
 };
-use serde::{de::DeserializeOwned, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use seen::{Seen, SeenSnapshot};
+use serde::Serialize;
+use std::marker::PhantomData;
 
 /// Lets the first of each id pass.
 pub struct Dedup<S, I, F> {
     inner: S,
     id: F,
-    window_ms: i64,
-    seen: BTreeMap<I, EventTime>,
-    by_time: BTreeSet<(EventTime, I)>,
+    seen: Seen,
+    is_of: PhantomData<fn() -> I>,
 }
 
-impl<S: Clone, I: Clone, F: Clone> Clone for Dedup<S, I, F> {
+impl<S: Clone, I, F: Clone> Clone for Dedup<S, I, F> {
     fn clone(&self) -> Self {
         Dedup {
             inner: self.inner.clone(),
             id: self.id.clone(),
-            window_ms: self.window_ms,
             seen: self.seen.clone(),
-            by_time: self.by_time.clone(),
+            is_of: PhantomData,
         }
     }
 }
 
-impl<S, I: Ord + Clone, F> Dedup<S, I, F> {
+impl<S, I, F> Dedup<S, I, F> {
     /// Tells values apart by `id`, and remembers it for `window_ms` of event time.
     pub fn new(inner: S, id: F, window_ms: i64) -> Self {
-        assert!(window_ms >= 0, "a dedup window cannot be negative");
         Dedup {
             inner,
             id,
-            window_ms,
-            seen: BTreeMap::new(),
-            by_time: BTreeSet::new(),
+            seen: Seen::new(window_ms),
+            is_of: PhantomData,
         }
-    }
-
-    /// Whether an id is seen for the first time.
-    fn is_first(&mut self, id: I, time: EventTime) -> bool {
-        if self.seen.contains_key(&id) {
-            return false;
-        }
-        self.seen.insert(id.clone(), time);
-        self.by_time.insert((time, id));
-        true
-    }
-
-    /// Forgets the ids that the watermark has passed by the window.
-    fn forget(&mut self, watermark: EventTime) {
-        let until = watermark.0.saturating_sub(self.window_ms);
-        while self
-            .by_time
-            .first()
-            .is_some_and(|(time, _)| time.0 <= until)
-        {
-            let (_, id) = self.by_time.pop_first().expect("just seen");
-            self.seen.remove(&id);
-        }
-        assert_eq!(
-            self.seen.len(),
-            self.by_time.len(),
-            "two views of the same ids"
-        );
-        let oldest = self.by_time.first();
-        assert!(
-            oldest.is_none_or(|(time, _)| time.0 > until),
-            "what is remembered lies within the window"
-        );
     }
 }
 
@@ -85,20 +52,20 @@ impl<S, T, I, F> Stage for Dedup<S, I, F>
 where
     S: Stage<Out = Timed<T>>,
     T: Send + 'static,
-    I: Ord + Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    I: Serialize + 'static,
     F: Fn(&T) -> I + Clone + Send + Sync + 'static,
 {
     type Out = Timed<T>;
-    type State = (S::State, Vec<(EventTime, I)>);
+    type State = (S::State, SeenSnapshot);
 
     fn process(&mut self, record: &Record) -> Result<Option<Timed<T>>, Reject> {
         let out = self.inner.process(record);
-        self.forget(self.inner.watermark());
+        self.seen.forget(self.inner.watermark());
         let Some(timed) = out? else {
             return Ok(None);
         };
-        let first = self.is_first((self.id)(&timed.value), timed.time);
-        Ok(first.then_some(timed))
+        let id = stable_hash_128(&(self.id)(&timed.value));
+        Ok(self.seen.is_first(id, timed.time).then_some(timed))
     }
 
     fn watermark(&self) -> EventTime {
@@ -107,24 +74,16 @@ where
 
     fn follow(&mut self, watermark: EventTime) {
         self.inner.follow(watermark);
-        self.forget(self.inner.watermark());
+        self.seen.forget(self.inner.watermark());
     }
 
     fn snapshot(&self) -> Self::State {
-        (
-            self.inner.snapshot(),
-            self.by_time.iter().cloned().collect(),
-        )
+        (self.inner.snapshot(), self.seen.snapshot())
     }
 
     fn restore(&mut self, (inner, seen): Self::State) {
         self.inner.restore(inner);
-        self.seen.clear();
-        self.by_time.clear();
-        for (time, id) in seen {
-            self.seen.insert(id.clone(), time);
-            self.by_time.insert((time, id));
-        }
+        self.seen.restore(seen);
     }
 }
 
@@ -136,6 +95,7 @@ mod tests {
         operator::{Decode, Stamp},
     };
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn record(id: u8, time: u8) -> Record {
         Record {

@@ -58,14 +58,20 @@ pub fn minute_name(minute_ms: i64) -> String {
     )
 }
 
-/// A job that sums up order events.
-pub type Revenues<S> = WindowJob<S, OrderEvent, i64, Revenue>;
+/// An order that was paid: all that the windows need to know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paid {
+    /// The minute's first millisecond since 1970.
+    pub minute_ms: i64,
+    /// How much, in cents.
+    pub cents: i64,
+}
+
+/// A job that sums up what was paid.
+pub type Revenues<S> = WindowJob<S, Paid, i64, Revenue>;
 
 /// The pipeline. Events that are late by less than `lateness_ms` still count.
-pub fn revenue(
-    upstream: Upstream,
-    lateness_ms: i64,
-) -> Revenues<impl Stage<Out = Timed<OrderEvent>>> {
+pub fn revenue(upstream: Upstream, lateness_ms: i64) -> Revenues<impl Stage<Out = Timed<Paid>>> {
     let id = |event: &OrderEvent| (event.order_id.clone(), event.event_id.clone());
     sums(paid(upstream, lateness_ms).dedup(id, DEDUP_MS))
 }
@@ -74,7 +80,7 @@ pub fn revenue(
 pub fn revenue_without_dedup(
     upstream: Upstream,
     lateness_ms: i64,
-) -> Revenues<impl Stage<Out = Timed<OrderEvent>>> {
+) -> Revenues<impl Stage<Out = Timed<Paid>>> {
     sums(paid(upstream, lateness_ms))
 }
 
@@ -85,11 +91,18 @@ fn paid(upstream: Upstream, lateness_ms: i64) -> Stream<impl Stage<Out = Timed<O
         .filter(|event| event.status == PAID)
 }
 
-fn sums<S: Stage<Out = Timed<OrderEvent>>>(events: Stream<S>) -> Revenues<S> {
+fn sums<S>(events: Stream<S>) -> Revenues<impl Stage<Out = Timed<Paid>>>
+where
+    S: Stage<Out = Timed<OrderEvent>>,
+{
     events
-        .key_by(|event| window_start(event.time(), MINUTE_MS).0)
+        .map(|event| Paid {
+            minute_ms: window_start(event.time(), MINUTE_MS).0,
+            cents: event.amount_cents,
+        })
+        .key_by(|paid| paid.minute_ms)
         .tumbling(MINUTE_MS)
-        .fold(|revenue: &mut Revenue, event| revenue.add(event.amount_cents))
+        .fold(|revenue: &mut Revenue, paid| revenue.add(paid.cents))
         .rows(|_, minute, revenue| {
             let row = RevenueRow {
                 minute_ms: minute.0,

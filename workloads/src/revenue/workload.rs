@@ -1,11 +1,11 @@
 //! The workload: three brokers, two coordinators, three workers, two shops, a reader and an object store.
 
 use super::{
-    event::{read_input, Item, OrderEvent},
+    event::{read_input, Item},
     ghost::Ghost,
     judge::Evidence,
     moves,
-    pipeline::{revenue, revenue_without_dedup, Revenues},
+    pipeline::{revenue, revenue_without_dedup, Paid, Revenues},
     reader::{self, Readings},
     settings::Settings,
     shop::{self, Orders},
@@ -291,7 +291,7 @@ async fn take_part(node: sim::Host, settings: Settings, role: Role) {
 
 async fn play<S>(job: Revenues<S>, node: sim::Host, settings: Settings, role: Role)
 where
-    S: Stage<Out = Timed<OrderEvent>>,
+    S: Stage<Out = Timed<Paid>>,
 {
     let config = settings.job(node.incarnation());
     let (host, brokers) = (cluster::host(&node), broker_addresses());
